@@ -1,0 +1,103 @@
+"""What shape the records have: which columns are the question and the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from residency.errors import UserError, listed, nearest
+from residency.recipe import DataSection
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A reading of a table. `other` holds the readings that would have fitted as well."""
+
+    kind: str
+    answer: str
+    question: str | None = None
+    context: str | None = None
+    other: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.question is None:
+            return f"{self.kind}: {self.answer}"
+        return f"{self.kind}: {self.question}{f' + {self.context}' if self.context else ''} -> {self.answer}"
+
+
+# kind, question, context, answer; the order decides where several fit
+KNOWN = (
+    ("question/answer", "question", None, "answer"),
+    ("instruction/response", "instruction", "input", "response"),
+    ("instruction/response", "instruction", "input", "output"),
+    ("instruction/response", "instruction", None, "response"),
+    ("instruction/response", "instruction", None, "output"),
+    ("input/output", "input", None, "output"),
+    ("question/answer", "prompt", None, "completion"),
+    ("question/answer", "prompt", None, "response"),
+    ("question/answer", "description", None, "doctor"),
+    ("text", None, None, "text"),
+)
+
+
+def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
+    """The columns to learn from: as the recipe names them, or by their names.
+
+    Raises:
+        UserError: a named column does not exist, or no known shape fits; the message names the columns there are.
+    """
+    columns = [name for name in rows.columns if name != "row"]
+    if section.text:
+        return Shape("text", _column("text", section.text, columns))
+    found = _known(columns)
+    if section.question or section.answer:
+        question = section.question or _missing("question", columns)
+        answer = section.answer or _missing("answer", columns)
+        context = _column("context", section.context, columns) if section.context else None
+        return Shape(
+            "question/answer", _column("answer", answer, columns), _column("question", question, columns), context
+        )
+    if not found:
+        raise UserError(
+            f"data.source {section.source}: no known record shape; its columns are {listed(columns)}",
+            "question/answer, instruction/response, input/output or text",
+            "name them as data.question and data.answer, or data.text",
+        )
+    return found[0]
+
+
+def _known(columns: list[str]) -> list[Shape]:
+    lowered = {name.lower().strip(): name for name in columns}
+    fits = [
+        Shape(kind, lowered[answer], lowered[question] if question else None, lowered[context] if context else None)
+        for kind, question, context, answer in KNOWN
+        if all(name is None or name in lowered for name in (question, context, answer))
+    ]
+    if not fits:
+        return []
+    first = fits[0]
+    other = tuple(str(shape) for shape in fits[1:] if (shape.question, shape.answer) != (first.question, first.answer))
+    return [Shape(first.kind, first.answer, first.question, first.context, other)]
+
+
+def _column(field: str, name: str, columns: list[str]) -> str:
+    if name in columns:
+        return name
+    raise UserError(f'data.{field}: no column "{name}"', f"one of {listed(columns)}", nearest(name, columns))
+
+
+def _missing(field: str, columns: list[str]) -> str:
+    raise UserError(f"data.{field} is missing", f"one of the columns {listed(columns)}", "name both or neither")
+
+
+def texts(rows: pl.DataFrame, name: str) -> pl.Series:
+    """A column as text, nothing where there is nothing.
+
+    Raises:
+        UserError: the column holds lists or objects.
+    """
+    column = rows.get_column(name)
+    if column.dtype.is_nested():
+        raise UserError(f'column "{name}" holds {column.dtype}', "text", "choose another column")
+    return column.cast(pl.String).fill_null("")

@@ -1,0 +1,193 @@
+"""Where rows come from: local files, folders and globs, hub data sets, and the built-in clinic."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from residency.errors import UserError, listed, nearest
+from residency.recipe import DataSection
+
+BUILT_IN = ("clinic",)
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as they were read, all columns, and the rows that could not be read.
+
+    `rows` has a column `row`: the position in the source counted from 1 (for JSONL, the line).
+    """
+
+    rows: pl.DataFrame
+    name: str
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+
+
+def load(section: DataSection) -> Table:
+    """Read the rows of a recipe's source.
+
+    Raises:
+        UserError: the source is missing, unreachable, empty or of an unknown format, or a row can't be read.
+    """
+    table = _load(section)
+    if table.rows.height + len(table.unreadable) == 0:
+        raise UserError(f"data.source {table.name}: holds no rows", "at least one row")
+    return table
+
+
+def _load(section: DataSection) -> Table:
+    source = section.source
+    if source in BUILT_IN:
+        path = resources.files("residency") / "assets" / f"{source}.jsonl"
+        with resources.as_file(path) as file:
+            return _numbered(_jsonl(file, section), source)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _numbered(_file(path, section), source)
+    if path.is_dir():
+        return _numbered(_hub(str(path), section), source)
+    files = sorted(glob.glob(str(path), recursive=True)) if any(c in source for c in "*?[") else []  # noqa: PTH207
+    if files:
+        tables = [_numbered(_file(Path(name), section), name) for name in files]
+        return _joined(tables, source)
+    if _HUB_ID.fullmatch(source) and path.suffix not in FORMATS:
+        return _numbered(_hub(source, section), source)
+    near = nearest(source, BUILT_IN) or nearest(path.name, _neighbours(path))
+    raise UserError(
+        f"data.source {source}: no such file", f"a file, folder, glob, hub id, or built in: {listed(BUILT_IN)}", near
+    )
+
+
+def _neighbours(path: Path) -> list[str]:
+    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
+def _numbered(read: pl.DataFrame | tuple[pl.DataFrame, list[tuple[int, str]]], name: str) -> Table:
+    rows, unreadable = read if isinstance(read, tuple) else (read, [])
+    if "row" in rows.columns and rows["row"].dtype != pl.UInt32:
+        rows = rows.rename({"row": "row_in_source"})
+    if "row" not in rows.columns:
+        rows = rows.with_row_index("row", offset=1)
+    return Table(rows, name, unreadable)
+
+
+def _joined(tables: list[Table], name: str) -> Table:
+    rows = pl.concat([table.rows.drop("row") for table in tables], how="diagonal_relaxed")
+    unreadable = [(row, f"{table.name}: {why}") for table in tables for row, why in table.unreadable]
+    return Table(rows.with_row_index("row", offset=1), name, unreadable)
+
+
+def _file(path: Path, section: DataSection) -> pl.DataFrame | tuple[pl.DataFrame, list[tuple[int, str]]]:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError(f"data.source {path}: unknown format {suffix or '(none)'}", f"one of {listed(FORMATS)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"data.source {path}: the file is empty", "at least one row")
+    try:
+        if suffix in (".jsonl", ".ndjson"):
+            return _jsonl(path, section)
+        if suffix == ".json":
+            return _json(path)
+        if suffix == ".parquet":
+            return pl.read_parquet(path)
+        return _csv(path, "\t" if suffix == ".tsv" else ",", section)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"data.source {path}: not a readable {suffix[1:]} file ({reason})") from None
+
+
+def _jsonl(path: Path, section: DataSection) -> pl.DataFrame | tuple[pl.DataFrame, list[tuple[int, str]]]:
+    """Line by line, so that a faulty line can be named, and so that blank lines don't shift the numbers."""
+    rows: list[dict[str, Any]] = []
+    unreadable: list[tuple[int, str]] = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+                if not isinstance(value, dict):
+                    raise ValueError(f"found {type(value).__name__}")
+                rows.append({**value, "row": number})
+            except ValueError as error:
+                why = f"line {number}: no JSON object ({error})"
+                if section.on_error == "stop":
+                    raise _bad_row(path, why) from None
+                unreadable.append((number, why))
+    try:
+        return pl.DataFrame(rows, schema_overrides={"row": pl.UInt32}, infer_schema_length=None), unreadable
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        raise UserError(f"data.source {path}: a column holds values of different kinds ({error})"[:300]) from None
+
+
+def _json(path: Path) -> pl.DataFrame:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"data.source {path}: not valid JSON ({error})", "an array of objects") from None
+    if isinstance(value, list):
+        for place, item in enumerate(value, start=1):
+            if not isinstance(item, dict):
+                raise UserError(f"data.source {path} item {place}: {type(item).__name__}", "an object")
+    elif not (isinstance(value, dict) and all(isinstance(column, list) for column in value.values())):
+        raise UserError(f"data.source {path}: {type(value).__name__}", "an array of objects, or an object of arrays")
+    return pl.DataFrame(value, infer_schema_length=None)
+
+
+def _csv(path: Path, separator: str, section: DataSection) -> pl.DataFrame | tuple[pl.DataFrame, list[tuple[int, str]]]:
+    """Every field as text. Rows of another width than the header's are named."""
+    try:
+        return pl.read_csv(path, separator=separator, infer_schema=False)
+    except pl.exceptions.PolarsError:
+        pass
+    rows: list[dict[str, Any]] = []
+    unreadable: list[tuple[int, str]] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=separator)
+        header = next(reader)
+        for number, values in enumerate(reader, start=1):
+            if len(values) == len(header):
+                rows.append({**dict(zip(header, values, strict=True)), "row": number})
+            elif values:
+                why = f"line {reader.line_num}: {len(values)} fields, the header has {len(header)}"
+                if section.on_error == "stop":
+                    raise _bad_row(path, why)
+                unreadable.append((number, why))
+    return pl.DataFrame(rows, schema_overrides={"row": pl.UInt32}, infer_schema_length=None), unreadable
+
+
+def _bad_row(path: Path, why: str) -> UserError:
+    return UserError(f"data.source {path} {why}", fix="mend it, or set data.on_error: skip")
+
+
+def _hub(source: str, section: DataSection) -> pl.DataFrame:
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(source, name=section.config, split=section.hub_split, revision=section.revision)
+        return loaded.to_polars()  # type: ignore[no-any-return]
+    except (DatasetNotFoundError, OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if Path(source).is_dir():
+            raise UserError(f"data.source {source}: can't be read as a data set ({reason})") from None
+        raise UserError(
+            f"data.source {source}: no such local file, and the hub does not give it ({reason})",
+            "a hub data set that can be reached, or a local file",
+            "check the name, data.config, data.hub_split and the connection",
+        ) from None
+    finally:
+        if bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,5 @@
+"""Base and tuned model on the same held-out questions, and what the difference is worth."""
+
+from residency.evaluate.compare import EvaluationReport, evaluate
+
+__all__ = ["EvaluationReport", "evaluate"]

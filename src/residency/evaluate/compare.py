@@ -1,0 +1,279 @@
+"""The evaluation stage: base and tuned answer the same held-out questions, and each difference gets its interval."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+
+from residency import models
+from residency.evaluate import score
+from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
+from residency.progress import Progress, Silent
+from residency.prompts import Prompt
+from residency.recipe import Recipe
+from residency.workspace import Dialogue, Run
+
+OPENING = 0.25  # share of a plain text that is given, where there is no question
+BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
+VALIDATION_QUESTIONS = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, what a person answered, and the row it came from."""
+
+    row: int
+    question: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every system goes through: the questions, how they are put, and who is told of it."""
+
+    recipe: Recipe
+    prompt: Prompt
+    tests: list[Question]
+    boilerplate: list[str]
+    progress: Progress
+
+    def ask(self, model: Any, questions: list[Question], decoding: Decoding, task: str) -> Answers:
+        """A model's answers to some questions; progress goes by under the name of `task`."""
+        section = self.recipe.evaluate
+        return answer(
+            model,
+            self.prompt,
+            [question.question for question in questions],
+            decoding,
+            max_new_tokens=section.max_new_tokens,
+            batch=section.batch,
+            tell=lambda done, total: self.progress.step(task, done, total, "tokens deep"),
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The decoding that did best on validation questions, and what each candidate did there."""
+
+    decoding: Decoding
+    candidates: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Scores of each system, their intervals, and the paired differences tuned minus base."""
+
+    questions: int
+    precision: str
+    decoding: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    systems: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, score.Interval]]
+    differences: dict[str, score.Interval]
+    greedy: dict[str, dict[str, float]]
+    faults: dict[str, dict[str, int]]
+    off_topic: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """Everything one system did: likelihoods, and answers under plain greedy and under the chosen decoding."""
+
+    likelihoods: list[tuple[float, int]]
+    chosen: Answers
+    greedy: Answers
+    off_topic: Answers | None
+
+
+def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None) -> EvaluationReport:
+    """Base against tuned on the held-out test split; writes `answers.jsonl`, `scores.json`, `errors.json`.
+
+    Raises:
+        UserError: the run was not prepared or not trained.
+    """
+    data = run.read_json("data/report.json", "prepare")
+    exam = Exam(
+        recipe=recipe,
+        prompt=prompt,
+        tests=[_question(d) for d in run.dialogues("test")][: recipe.evaluate.questions],
+        boilerplate=[item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE],
+        progress=progress or Silent(),
+    )
+    tuned = _load(lambda dtype: models.load_tuned(run.need("model", "train"), dtype))
+    choice = _choose(tuned, exam, [_question(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
+    _remember(run, choice.decoding)
+    performances = {"tuned": _perform(tuned, "tuned", exam, choice.decoding)}
+    del tuned
+    gc.collect()
+    base = _load(lambda dtype: models.load_base(recipe.model, dtype, progress=exam.progress))
+    performances = {"base": _perform(base, "base", exam, choice.decoding), **performances}
+    report = _report(exam, performances, choice)
+    _write(run, exam.tests, performances, report)
+    return report
+
+
+def _question(dialogue: Dialogue) -> Question:
+    if dialogue.question:
+        return Question(dialogue.row, dialogue.question, dialogue.answer)
+    words = dialogue.answer.split()
+    opening = max(1, int(OPENING * len(words)))
+    return Question(dialogue.row, " ".join(words[:opening]), " ".join(words[opening:]))
+
+
+def _load(load: Callable[[torch.dtype], Any]) -> Any:
+    """The model as this machine answers fastest: bf16 where the processor has it, on a GPU where there is one."""
+    model = load(models.fast_dtype())
+    return model.to(models.device())
+
+
+def _choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
+    """Best is: most answers that stop by themselves and don't loop; among equals (within one) the highest chrF."""
+    if exam.recipe.evaluate.decoding == "greedy" or not questions:
+        return Choice(GREEDY, [])
+    rows = []
+    for number, decoding in enumerate(CANDIDATES, start=1):
+        given = exam.ask(model, questions, decoding, f"Choosing the decoding, {number} of {len(CANDIDATES)}").answers
+        rows.append(
+            {
+                "stopped": float(np.mean([a.stopped for a in given])),
+                "repetition": float(np.mean([score.loops(a.text) for a in given])),
+                "chrf": float(
+                    np.mean([score.overlap(a.text, q.reference)["chrf"] for a, q in zip(given, questions, strict=True)])
+                ),
+            }
+        )
+    good = [row["stopped"] - row["repetition"] for row in rows]
+    finalists = [place for place, value in enumerate(good) if value >= max(good) - 1.001 / len(questions)]
+    best = max(finalists, key=lambda place: rows[place]["chrf"])
+    exam.progress.say(f"Decoding chosen on {len(questions)} validation questions: {CANDIDATES[best].name}")
+    return Choice(
+        CANDIDATES[best],
+        [
+            {"name": decoding.name, "settings": decoding.settings(), **row, "chosen": place == best}
+            for place, (decoding, row) in enumerate(zip(CANDIDATES, rows, strict=True))
+        ],
+    )
+
+
+def _remember(run: Run, decoding: Decoding) -> None:
+    """The chosen decoding becomes the model's own `generation_config.json`."""
+    config = run.read_json("model/generation_config.json", "train")
+    for name in ("repetition_penalty", "no_repeat_ngram_size"):
+        config.pop(name, None)
+    run.write_json("model/generation_config.json", {**config, "do_sample": False, **decoding.settings()})
+
+
+def _perform(model: Any, name: str, exam: Exam, decoding: Decoding) -> Performance:
+    limit = exam.recipe.model.max_length
+    examples = [exam.prompt.answer_example(test.question, test.reference, limit) for test in exam.tests]
+    chosen = exam.ask(model, exam.tests, decoding, f"Answers of the {name} model")
+    greedy = chosen
+    if decoding != GREEDY:
+        greedy = exam.ask(model, exam.tests, GREEDY, f"Answers of the {name} model, plain greedy")
+    probes = None
+    if exam.recipe.evaluate.off_topic:
+        probes = exam.ask(model, off_topic(), decoding, f"Off-topic answers of the {name} model")
+    return Performance(likelihoods(model, examples), chosen, greedy, probes)
+
+
+def off_topic() -> list[Question]:
+    """Ten questions that have nothing to do with health."""
+    text = (resources.files("residency") / "assets" / "off_topic.jsonl").read_text("utf-8")
+    return [Question(n, json.loads(line)["question"], "") for n, line in enumerate(text.splitlines(), start=1)]
+
+
+def _values(answers: Answers, exam: Exam) -> dict[str, list[float]]:
+    """Each metric's value for each answer."""
+    found: dict[str, list[float]] = {}
+    for given, test in zip(answers.answers, exam.tests, strict=True):
+        one = score.overlap(given.text, test.reference) | {
+            "stopped": float(given.stopped),
+            "repetition": float(score.loops(given.text)),
+            "boilerplate": float(any(sentence in given.text for sentence in exam.boilerplate)),
+            "empty": float(not given.text),
+            "length": float(given.tokens),
+        }
+        for metric, value in one.items():
+            found.setdefault(metric, []).append(value)
+    return found
+
+
+def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) -> EvaluationReport:
+    resamples = exam.recipe.evaluate.resamples
+    draws = score.resample(len(exam.tests), resamples)
+    values = {name: _values(p.chosen, exam) for name, p in performances.items()}
+    weights: dict[str, list[float]] = {}
+    for name, performance in performances.items():
+        values[name]["answer_nll"] = [nll / max(tokens, 1) for nll, tokens in performance.likelihoods]
+        weights["answer_nll"] = [float(tokens) for _, tokens in performance.likelihoods]
+    intervals = {
+        name: {metric: score.interval(own[metric], draws, weights.get(metric)) for metric in own}
+        for name, own in values.items()
+    }
+    for name, performance in performances.items():
+        if performance.off_topic:
+            kept = [float(score.steered_back(a.text)) for a in performance.off_topic.answers]
+            intervals[name]["off_topic_kept"] = score.interval(kept, score.resample(len(kept), resamples))
+    plain = {name: _values(p.greedy, exam) for name, p in performances.items()}
+    return EvaluationReport(
+        questions=len(exam.tests),
+        precision=str(models.fast_dtype()).removeprefix("torch."),
+        decoding={"name": choice.decoding.name, **choice.decoding.settings()},
+        candidates=choice.candidates,
+        systems={
+            name: {metric: found.mean for metric, found in intervals[name].items()}
+            | {"tokens_per_second": performance.chosen.tokens_per_second}
+            for name, performance in performances.items()
+        },
+        intervals=intervals,
+        differences={
+            metric: score.difference(own, values["base"][metric], draws, weights.get(metric))
+            for metric, own in values["tuned"].items()
+        },
+        greedy={name: {metric: float(np.mean(own)) for metric, own in plain[name].items()} for name in plain},
+        faults={name: _faults(own) for name, own in values.items()},
+        off_topic=_probes(performances),
+    )
+
+
+def _faults(values: dict[str, list[float]]) -> dict[str, int]:
+    return {
+        "loop": int(sum(values["repetition"])),
+        "ran to the limit": int(sum(1 - stopped for stopped in values["stopped"])),
+        "empty": int(sum(values["empty"])),
+        "boilerplate": int(sum(values["boilerplate"])),
+    }
+
+
+def _probes(performances: dict[str, Performance]) -> list[dict[str, str]]:
+    asked = [{"question": probe.question} for probe in off_topic()]
+    for name, performance in performances.items():
+        if performance.off_topic:
+            for row, given in zip(asked, performance.off_topic.answers, strict=True):
+                row[name] = given.text
+    return asked if all(p.off_topic for p in performances.values()) else []
+
+
+def _write(run: Run, tests: list[Question], performances: dict[str, Performance], report: EvaluationReport) -> None:
+    rows = []
+    for place, test in enumerate(tests):
+        row: dict[str, Any] = asdict(test)
+        for name, performance in performances.items():
+            nll, tokens = performance.likelihoods[place]
+            row[name] = _row(performance.chosen.answers[place]) | {"answer_nll": nll / max(tokens, 1)}
+            row[f"{name}_greedy"] = _row(performance.greedy.answers[place])
+        rows.append(row)
+    run.write_jsonl("evaluation/answers.jsonl", rows)
+    run.write_json("evaluation/scores.json", asdict(report))
+    run.write_json("evaluation/errors.json", report.faults)
+
+
+def _row(given: Answer) -> dict[str, Any]:
+    return asdict(given) | {"loop": score.loops(given.text)}

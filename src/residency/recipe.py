@@ -1,0 +1,225 @@
+"""What a run is: one YAML file, typed, validated, loaded and overridden.
+
+Every field has a description, a default and a range; a misspelt key is an error that names the nearest right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from residency.errors import UserError, listed, nearest
+
+BUILT_IN_RECIPE = "doctor"
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+CleaningStep = Literal["white-space", "question-prefix"]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, and a loaded recipe can't be changed in place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataSection(Section):
+    """Which dialogues, which of their columns, and how they are cleaned and split."""
+
+    source: str = Field(description="hub data set id, local file, folder or glob, or the built-in `clinic`")
+    config: str | None = Field(None, description="configuration of a hub data set")
+    hub_split: str = Field("train", description="split of a hub data set that is read")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub data set")
+    question: str | None = Field(None, description="column with the question; recognised when left out")
+    answer: str | None = Field(None, description="column with the answer; recognised when left out")
+    context: str | None = Field(None, description="column put before the question (Alpaca's `input`)")
+    text: str | None = Field(None, description="column with whole texts, instead of question and answer")
+    rows: int | None = Field(None, ge=1, description="how many rows to take; all when left out")
+    take: Literal["random", "first"] = Field("random", description="which rows, when `rows` is fewer than there are")
+    test: Share = Field(0.1, description="share of the kept rows held out for evaluation")
+    validation: Share = Field(0.05, description="share of the kept rows that chooses checkpoint and decoding")
+    seed: int = Field(123, ge=0, description="seed of the row choice and the split")
+    clean: tuple[CleaningStep, ...] = Field(("white-space", "question-prefix"), description="cleaning steps, in order")
+    redact: bool = Field(True, description="replace e-mail addresses and phone numbers by placeholders")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two rows are one case")
+    overlong: Literal["drop", "truncate"] = Field("drop", description="what to do with rows over model.max_length")
+    on_error: Literal["stop", "skip"] = Field("stop", description="what to do with a row that can't be read")
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> DataSection:
+        if self.text and (self.question or self.answer or self.context):
+            raise ValueError("text stands alone: leave out question, answer and context, or leave out text")
+        if self.test + self.validation >= 1:
+            raise ValueError(f"test {self.test:g} and validation {self.validation:g} leave nothing to train on")
+        return self
+
+
+class ModelSection(Section):
+    """Which base model."""
+
+    base: str = Field("smollm2-135m-instruct", description="hub id, local folder, GGUF file or built-in name")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    max_length: int = Field(2048, ge=16, description="longest example in tokens, prompt and answer together")
+    attention: Literal["auto", "eager", "sdpa"] = Field("auto", description="attention kernel; auto chooses by length")
+    trust_remote_code: bool = Field(False, description="run Python code that a hub model brings; needs a revision")
+
+    @model_validator(mode="after")
+    def _trust_is_pinned(self) -> ModelSection:
+        if self.trust_remote_code and not self.revision:
+            raise ValueError("trust_remote_code needs a revision, so that the code you have read is the code that runs")
+        return self
+
+
+class PromptSection(Section):
+    """How a dialogue becomes tokens."""
+
+    template: str = Field(
+        "auto", description="auto (the tokenizer's chat template where it has one), chat, question-answer, or a file"
+    )
+    system: str | None = Field(None, description="system message of the chat template; also for the base model")
+    end_token: bool = Field(True, description="teach the end-of-sequence token; without it answers never stop")
+    learn: Literal["answer", "everything"] = Field("answer", description="which tokens the loss is taken over")
+
+
+class LoraSection(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(16, ge=1, le=1024, description="rank of the update matrices")
+    alpha: float = Field(32, gt=0, description="scale: updates are multiplied by alpha / rank")
+    dropout: Share = Field(0.0, description="dropout before the adapter; on a CPU it costs a third of the speed")
+    targets: tuple[str, ...] = Field(("all-linear",), description="module names, or all-linear")
+
+
+class TrainSection(Section):
+    """How the model is fine-tuned."""
+
+    method: Literal["lora", "full"] = Field("lora", description="low-rank adapters, or every weight")
+    lora: LoraSection = Field(default_factory=LoraSection, description="settings of the method lora")
+    epochs: float = Field(3, gt=0, description="passes over the training rows")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
+    examples_per_step: int = Field(16, ge=1, description="dialogues in one optimizer step, on any machine")
+    tokens_per_batch: int | Literal["auto"] = Field("auto", description="padded tokens that go through at once")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="peak learning rate")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course after the warm-up")
+    warmup: float = Field(0.05, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
+    optimizer: Literal["adamw", "adafactor"] = Field("adamw", description="AdamW, or Adafactor (less memory)")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 where the processor has it")
+    evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: four an epoch")
+    patience: int = Field(0, ge=0, description="stop after this many validations without a better one; 0: never")
+    seed: int = Field(42, ge=0, description="seed of the example order and the adapters")
+    trackers: tuple[str, ...] = Field((), description="experiment trackers of transformers, such as tensorboard")
+
+
+class EvaluateSection(Section):
+    """How base and tuned model are compared."""
+
+    questions: int = Field(50, ge=1, description="held-out questions that both models answer, at most")
+    max_new_tokens: int = Field(200, ge=1, description="longest answer in tokens")
+    decoding: Literal["auto", "greedy"] = Field("auto", description="auto: chosen on the validation questions")
+    off_topic: bool = Field(True, description="also ask ten questions that have nothing to do with the subject")
+    batch: int = Field(32, ge=1, description="questions answered at once")
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples behind each interval")
+
+
+class Recipe(Section):
+    """One run: what is learnt, from what, how, and how it is judged."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="name of the run and its folder")
+    data: DataSection
+    model: ModelSection = Field(default_factory=ModelSection)
+    prompt: PromptSection = Field(default_factory=PromptSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe in a YAML file (or the built-in one), with `key.key=value` overrides applied.
+
+        Raises:
+            UserError: the file is missing or no YAML, a key is unknown, a value is of the wrong kind or out of range.
+        """
+        where, text = _read(path)
+        try:
+            raw = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f" line {mark.line + 1}" if mark else ""
+            raise UserError(f"{where}{line}: not valid YAML", "key: value lines", "check quotes and indents") from None
+        if not isinstance(raw, dict):
+            raise UserError(f"{where}: holds {type(raw).__name__}", "a recipe of key: value lines")
+        for override in overrides:
+            _override(raw, override)
+        return cls.parse(raw, where)
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any], where: str = "recipe") -> Recipe:
+        """The recipe in a mapping; `where` names its origin in error messages."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise UserError(*_explain(error, where)) from None
+
+    def dump(self) -> str:
+        """The whole recipe, defaults included, as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: str | Path | None) -> tuple[str, str]:
+    if path is None or str(path) == BUILT_IN_RECIPE:
+        built_in = resources.files("residency") / "assets" / f"{BUILT_IN_RECIPE}.yaml"
+        return f"built-in recipe {BUILT_IN_RECIPE}", built_in.read_text("utf-8")
+    file = Path(path)
+    if not file.is_file():
+        kind = "is a folder" if file.is_dir() else "no such file"
+        raise UserError(f"recipe {file}: {kind}", "a YAML file", "`residency init NAME --data PATH` writes one")
+    try:
+        return str(file), file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {file}: can't be read ({error})", "a UTF-8 text file") from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override}: no key=value", "for example --set train.epochs=3")
+    *parents, last = key.strip().split(".")
+    node: Any = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--set {override}: {parent} is a value, not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        node[last] = value
+
+
+def _explain(error: ValidationError, where: str) -> tuple[str, str, str]:
+    """The first fault of a validation as found, expected, what to do."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = list(_section(path[:-1]).model_fields)
+        return f'{where}: unknown key "{key}"', f"one of {listed(known)}", nearest(path[-1], known)
+    if first["type"] == "missing":
+        return f'{where}: key "{key}" is missing', "", "add it"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "").strip()
+    if first["type"] == "value_error":
+        return f"{where}: {key or 'recipe'}: {message}", "", ""
+    return f"{where}: {key} is {first['input']!r}", message, ""
+
+
+def _section(path: Sequence[str]) -> type[Section]:
+    section: type[Section] = Recipe
+    for part in path:
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        candidates = [annotation, *get_args(annotation)]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), section)
+    return section

@@ -1,0 +1,42 @@
+"""The examples of an optimizer step: their order in each epoch, and their cut into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+from residency.batches import collate, cut
+from residency.prompts import Example
+
+
+class EpochSampler(Sampler[int]):
+    """The order of the examples: another shuffle in each epoch, and the same one whenever an epoch is gone through."""
+
+    def __init__(self, total: int, seed: int) -> None:
+        self.total, self.seed, self.epoch = total, seed, 0
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(self.total, generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return self.total
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer when an epoch begins."""
+        self.epoch = epoch
+
+
+class StepCollator:
+    """A step's examples as micro-batches: `{"micro_batches": [batch, ...]}`."""
+
+    def __init__(self, pad_id: int, tokens_per_batch: int) -> None:
+        self.pad_id, self.tokens_per_batch = pad_id, tokens_per_batch
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Cut and pad the examples of one optimizer step."""
+        places = cut([len(example) for example in examples], self.tokens_per_batch)
+        return {"micro_batches": [collate([examples[i] for i in batch], self.pad_id) for batch in places]}

@@ -1,0 +1,121 @@
+"""transformers' Trainer with its batches, loss and validation replaced; everything else stays as users know it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from residency.batches import IGNORED, collate, cut
+from residency.loss import token_losses
+from residency.prompts import Example
+from residency.train.steps import EpochSampler, StepCollator
+
+SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
+
+
+@dataclass
+class Counts:
+    """What has gone through the model so far."""
+
+    answer_tokens: int = 0
+    total_tokens: int = 0
+    padded_tokens: int = 0
+    seconds: float = 0.0
+
+
+class ResidencyTrainer(Trainer):
+    """One optimizer step is one batch of the data loader: the step's examples, already cut into micro-batches.
+
+    The loss is the mean over all answer tokens of the step, however they were cut: the same step on any machine.
+    """
+
+    model: Any
+
+    def __init__(self, *, validation: Sequence[Example], pad_id: int, tokens_per_batch: int, **options: Any) -> None:
+        super().__init__(data_collator=StepCollator(pad_id, tokens_per_batch), **options)
+        self.validation, self.pad_id, self.tokens_per_batch = validation, pad_id, tokens_per_batch
+        self.counts = Counts()
+        self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return EpochSampler(len(dataset), self.args.seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        return None  # training_step counts the answer tokens itself
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Forward and backward over a step's micro-batches; returns the mean loss of its answer tokens (nats)."""
+        started = time.perf_counter()
+        model.train()
+        batches = self._prepare_inputs(inputs)["micro_batches"]
+        total = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
+        loss = torch.zeros((), device=self.args.device)
+        for batch in batches:
+            self._choose_attention(batch["input_ids"].shape[1])
+            with self.compute_loss_context_manager():
+                share = token_losses(model, batch)[0].sum() / max(total, 1)
+            self.accelerator.backward(share)
+            loss += share.detach()
+        self.counts.answer_tokens += total
+        self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
+        self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
+        self.counts.seconds += time.perf_counter() - started
+        return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean cross-entropy of the validation answers' tokens (nats), as `eval_loss`."""
+        examples = list(eval_dataset) if eval_dataset is not None else list(self.validation)
+        self.model.eval()
+        summed, tokens = 0.0, 0
+        with torch.no_grad():
+            for places in cut([len(example) for example in examples], 2 * self.tokens_per_batch):
+                batch = self._prepare_inputs(collate([examples[i] for i in places], self.pad_id))
+                self._choose_attention(batch["input_ids"].shape[1])
+                with self.compute_loss_context_manager():
+                    losses, _ = token_losses(self.model, batch)
+                summed, tokens = summed + float(losses.sum()), tokens + losses.numel()
+        metrics = {f"{metric_key_prefix}_loss": summed / max(tokens, 1)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _choose_attention(self, width: int) -> None:
+        if self.by_length:
+            self.model.config._attn_implementation = "eager" if width < SHORT else "sdpa"
+
+
+class Recorder(TrainerCallback):
+    """Hands each step's and each validation's numbers on as they come."""
+
+    def __init__(self, counts: Callable[[], Counts], record: Callable[[dict[str, Any]], None]) -> None:
+        self.counts, self.record = counts, record
+        self.started = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **rest: Any) -> None:
+        """A step's loss and learning rate, or a validation's loss."""
+        logs = logs or {}
+        row: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
+        if "eval_loss" in logs:
+            row["validation_loss"] = logs["eval_loss"]
+        elif "loss" in logs:
+            row |= {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "grad_norm": logs.get("grad_norm")}
+        else:
+            return
+        counts = self.counts()
+        row |= {
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "total_tokens": counts.total_tokens,
+            "answer_tokens": counts.answer_tokens,
+            "tokens_per_second": round(counts.total_tokens / counts.seconds, 1) if counts.seconds else None,
+        }
+        self.record(row)

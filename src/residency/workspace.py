@@ -1,0 +1,198 @@
+"""The run folder: atomic writes, a manifest with hashes, and a lock.
+
+A file in a run folder is either whole or absent: it is written beside its place, synced and renamed. The manifest names
+each file with its size and sha256, so that `verify` can tell a whole folder from a damaged one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from residency.errors import UserError
+from residency.recipe import Recipe
+
+MANIFEST = "manifest.json"
+RECIPE = "recipe.yaml"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One question and its answer; `row` is the position in the source, counted from 1.
+
+    A record of plain text has an empty question and its text as the answer.
+    """
+
+    row: int
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe) -> Run:
+        """The run folder, made where it is missing, with its recipe written into it.
+
+        Raises:
+            UserError: the folder can't be written to.
+        """
+        run = cls(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            run.write_text(RECIPE, recipe.dump())
+        except OSError as error:
+            raise UserError(f"run folder {folder}: {error.strerror}", "a folder that can be written to") from None
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """An existing run folder.
+
+        Raises:
+            UserError: there is no such folder, or no recipe in it.
+        """
+        folder = Path(folder)
+        if not (folder / RECIPE).is_file():
+            what = "has no recipe.yaml" if folder.is_dir() else "no such folder"
+            raise UserError(f"run folder {folder}: {what}", "a folder that `residency run` or `prepare` made")
+        return cls(folder)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that this run was made with, every default written out."""
+        return Recipe.load(self.folder / RECIPE)
+
+    def path(self, name: str) -> Path:
+        """Where a file of the run lies, its folder made."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def need(self, name: str, stage: str) -> Path:
+        """An existing file of the run, or an error that names the stage that makes it."""
+        path = self.folder / name
+        if not path.exists():
+            raise UserError(f"{path}: not there", f"a run that `residency {stage}` has been through")
+        return path
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file as a whole or not at all."""
+        return self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Write a file as a whole or not at all."""
+        with replacing(self.path(name)) as temporary:
+            temporary.write_bytes(data)
+        return self.folder / name
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write one JSON value, readable by people."""
+        return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    def write_jsonl(self, name: str, rows: Iterable[Any]) -> Path:
+        """Write one JSON value a line."""
+        return self.write_text(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def read_json(self, name: str, stage: str) -> Any:
+        """A JSON file of the run; `stage` is the command that makes it."""
+        return json.loads(self.need(name, stage).read_text("utf-8"))
+
+    def read_jsonl(self, name: str, stage: str) -> list[Any]:
+        """A JSONL file of the run; `stage` is the command that makes it."""
+        return [json.loads(line) for line in self.need(name, stage).read_text("utf-8").splitlines() if line]
+
+    def dialogues(self, split: str) -> list[Dialogue]:
+        """The dialogues of a prepared split: train, validation or test."""
+        rows = self.read_jsonl(f"data/{split}.jsonl", "prepare")
+        return [Dialogue(row["row"], row["question"], row["answer"]) for row in rows]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, so that two processes never write into it at once.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        lock = FileLock(self.path(LOCK), timeout=0)
+        try:
+            with lock:
+                yield
+        except Timeout:
+            raise UserError(
+                f"run folder {self.folder}: another residency process works in it", fix="wait, or use --out"
+            ) from None
+
+    def seal(self) -> None:
+        """Write the manifest: every file of the run with size and sha256."""
+        files = {
+            str(path.relative_to(self.folder).as_posix()): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and path.name not in (MANIFEST, LOCK) and "checkpoints" not in path.parts
+        }
+        self.write_json(MANIFEST, {"files": files})
+
+    def verify(self) -> list[str]:
+        """What is wrong with the folder, a line a file; an empty list when every file is as the manifest says."""
+        manifest = self.read_json(MANIFEST, "run")["files"]
+        return [fault for name, entry in manifest.items() if (fault := self._fault(name, entry))]
+
+    def _fault(self, name: str, entry: dict[str, Any]) -> str:
+        path = self.folder / name
+        if not path.is_file():
+            return f"{name}: missing"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}"
+        return "" if sha256(path) == entry["sha256"] else f"{name}: sha256 differs from the manifest"
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target`, a file or a folder, that takes its place when the block ends well."""
+    temporary = target.with_name(f".{target.name}.partial")
+    _remove(temporary)
+    try:
+        yield temporary
+        _sync(temporary)
+        if target.is_dir():
+            _remove(target)
+        temporary.replace(target)
+    finally:
+        _remove(temporary)
+
+
+def sha256(path: Path) -> str:
+    """The file's sha256 in hexadecimal digits."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
