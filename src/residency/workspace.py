@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,18 @@ class Run:
     def recipe(self) -> Recipe:
         """The recipe that this run was made with, every default written out."""
         return Recipe.load(self.folder / RECIPE)
+
+    def load_recipe(self, overrides: Sequence[str]) -> Recipe:
+        """The run's recipe with overrides applied and kept."""
+        recipe = Recipe.load(self.folder / RECIPE, overrides)
+        if overrides:
+            self.write_text(RECIPE, recipe.dump())
+        return recipe
+
+    def forget(self, *names: str) -> None:
+        """Remove files and folders that an earlier run of a later stage left: they no longer belong to this one."""
+        for name in names:
+            _remove(self.folder / name)
 
     def path(self, name: str) -> Path:
         """Where a file of the run lies, its folder made."""

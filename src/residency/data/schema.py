@@ -97,7 +97,7 @@ def texts(rows: pl.DataFrame, name: str) -> pl.Series:
     Raises:
         UserError: the column holds lists or objects.
     """
-    column = rows.get_column(name)
+    column = rows[name]
     if column.dtype.is_nested():
         raise UserError(f'column "{name}" holds {column.dtype}', "text", "choose another column")
-    return column.cast(pl.String).fill_null("")
+    return rows.select(pl.col(name).cast(pl.String).fill_null("")).to_series()

@@ -217,10 +217,20 @@ def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) ->
         name: {metric: score.interval(own[metric], draws, weights.get(metric)) for metric in own}
         for name, own in values.items()
     }
-    for name, performance in performances.items():
-        if performance.off_topic:
-            kept = [float(score.steered_back(a.text)) for a in performance.off_topic.answers]
-            intervals[name]["off_topic_kept"] = score.interval(kept, score.resample(len(kept), resamples))
+    differences = {
+        metric: score.difference(own, values["base"][metric], draws, weights.get(metric))
+        for metric, own in values["tuned"].items()
+    }
+    kept = {
+        name: [float(score.steered_back(a.text)) for a in performance.off_topic.answers]
+        for name, performance in performances.items()
+        if performance.off_topic
+    }
+    if kept:
+        probes = score.resample(len(kept["base"]), resamples)
+        for name, own in kept.items():
+            intervals[name]["off_topic_kept"] = score.interval(own, probes)
+        differences["off_topic_kept"] = score.difference(kept["tuned"], kept["base"], probes)
     plain = {name: _values(p.greedy, exam) for name, p in performances.items()}
     return EvaluationReport(
         questions=len(exam.tests),
@@ -233,10 +243,7 @@ def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) ->
             for name, performance in performances.items()
         },
         intervals=intervals,
-        differences={
-            metric: score.difference(own, values["base"][metric], draws, weights.get(metric))
-            for metric, own in values["tuned"].items()
-        },
+        differences=differences,
         greedy={name: {metric: float(np.mean(own)) for metric, own in plain[name].items()} for name in plain},
         faults={name: _faults(own) for name, own in values.items()},
         off_topic=_probes(performances),

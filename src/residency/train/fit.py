@@ -15,7 +15,7 @@ import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from residency import models
+from residency import environment, models
 from residency.errors import Interrupted, UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
@@ -62,6 +62,7 @@ class TrainReport:
     stopped_early: bool
     diagnosis: list[Finding]
     summary: dict[str, Any]
+    environment: dict[str, str]
 
 
 def train(
@@ -247,6 +248,7 @@ def _report(
         stopped_early=steps < summary.steps,
         diagnosis=read_curves(metrics),
         summary=summary.as_dict(),
+        environment=environment.describe(),
     )
 
 

@@ -1,0 +1,5 @@
+"""`python -m residency`: the same as the console command."""
+
+from residency.cli import main
+
+main()

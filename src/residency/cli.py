@@ -1,0 +1,172 @@
+"""The command `residency`: Typer commands, nothing else. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from residency.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from residency.terminal import Terminal
+
+app = typer.Typer(
+    help="Turn a general language model into a specialist on your own dialogues, and prove that it became one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path | None, typer.Argument(help="Recipe, a YAML file; the built-in doctor when left out.")]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder, such as runs/doctor.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME when left out.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, such as train.epochs=3.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def run(
+    recipe: RecipePath = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of another recipe.")] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """All stages: prepare, train, evaluate, report."""
+    with _session(debug) as terminal:
+        from residency import pipeline
+        from residency.recipe import Recipe
+
+        loaded = Recipe.load(recipe, overrides or ())
+        folder = pipeline.folder_of(loaded, out)
+        page = pipeline.run(loaded, folder, terminal, resume=resume, overwrite=overwrite)
+        _print(as_json, {"run": str(folder), "report": str(page)}, str(page))
+
+
+@app.command()
+def prepare(
+    recipe: RecipePath = None, out: Out = None, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Load, clean, audit and split the data."""
+    with _session(debug) as terminal:
+        from residency import pipeline
+        from residency.recipe import Recipe
+
+        loaded = Recipe.load(recipe, overrides or ())
+        folder = pipeline.folder_of(loaded, out)
+        pipeline.prepare(loaded, folder, terminal)
+        report = json.loads((folder / "data" / "report.json").read_text("utf-8"))
+        _print(as_json, {"run": str(folder), "data": report}, str(folder / "data"))
+
+
+@app.command()
+def train(
+    recipe: RecipePath = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune on the prepared data."""
+    with _session(debug) as terminal:
+        from residency import pipeline
+        from residency.recipe import Recipe
+
+        loaded = Recipe.load(recipe, overrides or ())
+        folder = pipeline.folder_of(loaded, out)
+        pipeline.train(loaded, folder, terminal, resume=resume)
+        report = json.loads((folder / "train.json").read_text("utf-8"))
+        _print(as_json, {"run": str(folder), "train": report}, str(folder / "model"))
+
+
+@app.command()
+def evaluate(run: RunFolder, overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Base against tuned on the held-out questions."""
+    with _session(debug) as terminal:
+        from residency import pipeline
+
+        pipeline.evaluate(run, terminal, tuple(overrides or ()))
+        scores = json.loads((run / "evaluation" / "scores.json").read_text("utf-8"))
+        _print(as_json, {"run": str(run), "evaluate": scores}, str(run / "evaluation"))
+
+
+@app.command()
+def report(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """One self-contained HTML page of what the run holds."""
+    with _session(debug) as terminal:
+        from residency import pipeline
+
+        page = pipeline.report(run, terminal)
+        _print(as_json, {"run": str(run), "report": str(page)}, str(page))
+
+
+@app.command()
+def verify(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """Every file of a run against the manifest's hashes."""
+    with _session(debug):
+        from residency import pipeline
+
+        faults = pipeline.verify(run)
+        if faults and not as_json:
+            raise UserError(f"run folder {run}: {faults[0]}" + (f" (and {len(faults) - 1} more)" if faults[1:] else ""))
+        _print(as_json, {"run": str(run), "faults": faults}, f"{run}: every file is as the manifest says")
+        if faults:
+            raise typer.Exit(UserError.exit_code)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+def _print(as_json: bool, value: dict[str, Any], text: str) -> None:
+    print(json.dumps(value, ensure_ascii=False) if as_json else text)
+
+
+@contextmanager
+def _session(debug: bool) -> Iterator[Terminal]:
+    """A command's work: progress on stderr, and every error as one line with its exit code."""
+    from rich.console import Console
+
+    from residency.terminal import Terminal
+
+    terminal = Terminal(Console(stderr=True, highlight=False))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield terminal
+    except typer.Exit:
+        raise
+    except (UserError, Interrupted) as error:
+        _fail(terminal, str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        _fail(terminal, "stopped", Interrupted.exit_code, debug)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        advice = "" if debug else " (a fault of residency; --debug shows where)"
+        _fail(terminal, f"{type(error).__name__}: {reason}{advice}", 1, debug)
+    finally:
+        terminal.close()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(terminal: Terminal, message: str, code: int, debug: bool) -> None:
+    terminal.close()
+    if debug:
+        traceback.print_exc()
+    print(f"residency: {message}", file=sys.stderr)
+    raise typer.Exit(code)

@@ -1,0 +1,160 @@
+"""The whole story on one page: from a recipe to a report. The only place that joins the stages.
+
+Each stage reads the run folder and adds to it, so that each can be run again alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from residency.errors import Interrupted, UserError
+from residency.progress import Progress, Silent
+from residency.recipe import Recipe
+from residency.workspace import Run
+
+if TYPE_CHECKING:
+    from residency.data import DataReport
+    from residency.evaluate import EvaluationReport
+    from residency.prompts import Prompt
+    from residency.train import TrainReport
+
+PREPARED_WITH = ("data", "model", "prompt")  # sections of a recipe that decide what `data/` holds
+
+
+def folder_of(recipe: Recipe, out: Path | None) -> Path:
+    """Where a recipe's run lies: `out`, or `runs/NAME`."""
+    return out or Path("runs") / recipe.name
+
+
+def run(
+    recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False, overwrite: bool = False
+) -> Path:
+    """All stages; returns the path of `report.html`.
+
+    Raises:
+        UserError: the folder holds a run of another recipe, or a stage refuses its input.
+        Interrupted: stopped by the user; the message says how to go on.
+    """
+    progress = progress or Silent()
+    if not overwrite:
+        _refuse_another(recipe, folder)
+    go_on = resume and (folder / "data" / "report.json").is_file()
+    if not go_on:
+        prepare(recipe, folder, progress)
+    if not (go_on and (folder / "train.json").is_file()):
+        train(recipe, folder, progress, resume=go_on)
+    evaluate(folder, progress)
+    return report(folder, progress)
+
+
+def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None) -> DataReport:
+    """Load, clean, audit and split the recipe's data into `data/`; see `residency.data.prepare`."""
+    from residency import data
+
+    progress = progress or Silent()
+    progress.stage("Prepare")
+    prompt = _prompt(recipe, progress)
+    made = Run.create(folder, recipe)
+    with _working(made, f"residency prepare RECIPE --out {folder}"):
+        made.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
+        found = data.prepare(recipe, made, prompt, progress)
+        made.seal()
+    progress.say(
+        f"{found.rows_in:,} rows read, {found.kept:,} kept: {found.split['train']:,} to train on, "
+        f"{found.split['validation']:,} for validation, {found.split['test']:,} held out"
+    )
+    return found
+
+
+def train(recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False) -> TrainReport:
+    """Fine-tune on the prepared data; leaves `model/`, `metrics.jsonl`, `train.json`; see `residency.train.train`."""
+    from residency import train as training
+
+    progress = progress or Silent()
+    progress.stage("Train")
+    opened = Run.open(folder)
+    _refuse_other_data(recipe, opened)
+    Run.create(folder, recipe)
+    prompt = _prompt(recipe, progress)
+    with _working(opened, f"residency train RECIPE --resume --out {folder}"):
+        opened.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
+        found = training.train(recipe, opened, prompt, progress, resume=resume)
+        opened.seal()
+    for finding in found.diagnosis:
+        progress.say(f"{finding.kind} at step {finding.step}: {finding.advice}")
+    return found
+
+
+def evaluate(folder: Path, progress: Progress | None = None, overrides: tuple[str, ...] = ()) -> EvaluationReport:
+    """Base against tuned on the held-out rows; leaves `evaluation/`; see `residency.evaluate.evaluate`."""
+    from residency import evaluate as evaluation
+
+    progress = progress or Silent()
+    progress.stage("Evaluate")
+    opened = Run.open(folder)
+    recipe = opened.load_recipe(overrides)
+    prompt = _prompt(recipe, progress)
+    with _working(opened, f"residency evaluate {folder}"):
+        found = evaluation.evaluate(recipe, opened, prompt, progress)
+        opened.seal()
+    return found
+
+
+def report(folder: Path, progress: Progress | None = None) -> Path:
+    """One self-contained page of what the run holds so far; returns the path of `report.html`."""
+    from residency import report as reporting
+
+    progress = progress or Silent()
+    progress.stage("Report")
+    opened = Run.open(folder)
+    with _working(opened, f"residency report {folder}"):
+        page = reporting.report(opened)
+        opened.seal()
+    return page
+
+
+def verify(folder: Path) -> list[str]:
+    """What is wrong with a run folder, a line a file; empty when each file is as the manifest says."""
+    return Run.open(folder).verify()
+
+
+def _prompt(recipe: Recipe, progress: Progress) -> Prompt:
+    from residency.models import load_tokenizer
+    from residency.prompts import Prompt
+
+    return Prompt.build(recipe.prompt, load_tokenizer(recipe.model, progress))
+
+
+@contextmanager
+def _working(opened: Run, again: str) -> Iterator[None]:
+    """Hold the run folder; a stage that the user stops says how to go on."""
+    with opened.locked():
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; go on with `{again}`") from None
+        except Interrupted as stopped:
+            raise Interrupted(f"{stopped}; go on with `{again}`") from None
+
+
+def _refuse_another(recipe: Recipe, folder: Path) -> None:
+    if (folder / "recipe.yaml").is_file() and Run.open(folder).recipe != recipe:
+        raise UserError(
+            f"run folder {folder}: holds a run of another recipe",
+            "a new folder, or the same recipe",
+            "name another with --out, or replace it with --overwrite",
+        )
+
+
+def _refuse_other_data(recipe: Recipe, opened: Run) -> None:
+    before = opened.recipe
+    changed = [section for section in PREPARED_WITH if getattr(before, section) != getattr(recipe, section)]
+    if changed:
+        raise UserError(
+            f"run folder {opened.folder}: its data was prepared with other settings under {' and '.join(changed)}",
+            "the same recipe",
+            "run `residency prepare` again, or use --out",
+        )

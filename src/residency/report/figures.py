@@ -1,0 +1,99 @@
+"""Pictures of a run as SVG texts that take the page's own colours, in light and in dark."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+SIZE = (5.4, 2.9)  # inches; small enough that its letters can still be read on a phone
+# Stand-ins, replaced by the page's own colours when the picture is written.
+COLOURS = {"#010101": "currentColor", "#020202": "var(--line)", "#030303": "var(--tuned)", "#040404": "var(--base)"}
+INK, LINE, TUNED, BASE = COLOURS
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": LINE,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+
+
+def loss(metrics: Sequence[dict[str, Any]], best_step: int | None = None) -> str:
+    """Training and validation loss over the steps; the best validation is marked."""
+    steps = [(row["step"], row["loss"]) for row in metrics if row.get("loss") is not None]
+    validations = [(row["step"], row["validation_loss"]) for row in metrics if "validation_loss" in row]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("step", "loss (nats a token)")
+        axes.plot(*_columns(steps), color=BASE, linewidth=1.2, label="training")
+        if validations:
+            axes.plot(*_columns(validations), color=TUNED, linewidth=2, marker="o", markersize=3.5, label="validation")
+            marked = [point for point in validations if point[0] == best_step]
+            axes.plot(*_columns(marked), color=TUNED, marker="o", markersize=9, fillstyle="none", linewidth=0)
+        axes.legend(loc="upper right")
+        return _svg(figure, "loss")
+
+
+def learning_rate(metrics: Sequence[dict[str, Any]]) -> str:
+    """The learning rate at each step."""
+    steps = [(row["step"], row["learning_rate"]) for row in metrics if "learning_rate" in row]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("step", "learning rate")
+        axes.plot(*_columns(steps), color=TUNED, linewidth=1.8)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+        axes.set_ylim(bottom=0)
+        return _svg(figure, "rate")
+
+
+def lengths(histogram: dict[str, list[float]], limit: int) -> str:
+    """How long the examples are in tokens; a line shows the limit where it is near."""
+    edges, counts = histogram["edges"], histogram["counts"]
+    widths = [high - low for low, high in itertools.pairwise(edges)]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("tokens in prompt and answer", "rows")
+        axes.bar(edges[:-1], counts, width=widths, align="edge", color=TUNED, edgecolor="none", alpha=0.85)
+        if limit < 1.5 * edges[-1]:
+            axes.axvline(limit, color=BASE, linewidth=1.5, linestyle="--")
+            axes.text(limit, axes.get_ylim()[1], " max_length ", ha="right", va="top")
+        return _svg(figure, "lengths")
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure, axes
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The figure as an SVG element. `salt` keeps the ids of several pictures in one page apart."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for stand_in, colour in COLOURS.items():
+        text = text.replace(stand_in, colour)
+    return text

@@ -1,0 +1,181 @@
+"""The report stage: what a run holds, as `report.json` for programs and `report.html` for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from residency.report import figures
+from residency.workspace import Run
+
+FIRST_ANSWERS = 6  # shown open; the rest unfolds
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a score is called, written and read."""
+
+    key: str
+    label: str
+    meaning: str
+    better: str  # "lower", "higher" or "" where neither is better
+    form: str  # number, share or tokens
+
+    def write(self, value: float, signed: bool = False) -> str:
+        """The value with its unit."""
+        sign = "+" if signed else ""
+        if self.form == "share":
+            return f"{100 * value:{sign}.0f}{' pp' if signed else '%'}"
+        return f"{value:{sign}.{3 if self.form == 'nats' else 1}f}"
+
+
+METRICS = (
+    Metric(
+        "answer_nll", "Answer NLL", "nats a token of the reference answer, as the model foresees it", "lower", "nats"
+    ),
+    Metric("rouge_l", "ROUGE-L", "longest common subsequence with the reference, F1, 0 to 100", "higher", "number"),
+    Metric("bleu", "BLEU", "n-grams shared with the reference, 0 to 100, mean over answers", "higher", "number"),
+    Metric("chrf", "chrF", "character n-grams shared with the reference, 0 to 100", "higher", "number"),
+    Metric("stopped", "Stops by itself", "share of answers that end before the limit", "higher", "share"),
+    Metric("repetition", "Caught in a loop", "share that repeats a phrase three times running", "lower", "share"),
+    Metric("boilerplate", "Boilerplate", "share with a stock sentence of the training data", "lower", "share"),
+    Metric("empty", "Empty", "share of empty answers", "lower", "share"),
+    Metric(
+        "off_topic_kept", "Keeps its role", "share of off-topic questions steered back to health", "higher", "share"
+    ),
+    Metric("length", "Length", "tokens of an answer", "", "number"),
+)
+
+
+def report(run: Run) -> Path:
+    """Write `report.json` and `report.html` from whatever stages the run has been through; returns the page's path.
+
+    Raises:
+        UserError: the run was not even prepared.
+    """
+    content = {
+        "name": run.recipe.name,
+        "recipe": run.recipe.model_dump(mode="json"),
+        "data": run.read_json("data/report.json", "prepare"),
+        "train": _maybe(run, "train.json"),
+        "evaluate": _maybe(run, "evaluation/scores.json"),
+    }
+    metrics = run.read_jsonl("metrics.jsonl", "train") if content["train"] else []
+    answers = run.read_jsonl("evaluation/answers.jsonl", "evaluate") if content["evaluate"] else []
+    pictures = _pictures(content, metrics)
+    for name, picture in pictures.items():
+        run.write_text(f"figures/{name}.svg", _alone(picture))
+    run.write_json("report.json", content)
+    page = _template().render(
+        **content,
+        pictures={name: Markup(picture) for name, picture in pictures.items()},
+        scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
+        verdicts=verdicts(content["evaluate"]) if content["evaluate"] else [],
+        answers=answers,
+        first=FIRST_ANSWERS,
+        recipe_yaml=run.recipe.dump(),
+    )
+    return run.write_text("report.html", page)
+
+
+def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each metric that was measured: both systems, the difference with its interval, and what it shows."""
+    rows = []
+    for metric in METRICS:
+        difference = evaluation["differences"].get(metric.key)
+        if difference is None:
+            continue
+        rows.append(
+            {
+                "metric": metric,
+                "base": metric.write(evaluation["systems"]["base"][metric.key]),
+                "tuned": metric.write(evaluation["systems"]["tuned"][metric.key]),
+                "difference": metric.write(difference["mean"], signed=True),
+                "interval": f"{metric.write(difference['low'], True)} to {metric.write(difference['high'], True)}",
+                "verdict": _verdict(metric, difference),
+                "whisker": _whisker(difference),
+            }
+        )
+    return rows
+
+
+def verdicts(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+    """The run in a few sentences, each with "good", "bad" or "open" before it."""
+    base, tuned = evaluation["systems"]["base"], evaluation["systems"]["tuned"]
+    nll = evaluation["differences"]["answer_nll"]
+    shown = _verdict(METRICS[0], nll)
+    size = f"{abs(nll['mean']):.2f} nats a token (95% interval {abs(nll['high']):.2f} to {abs(nll['low']):.2f})"
+    found = {
+        "better": ("good", f"The tuned model foresees held-out answers better than the base, by {size}."),
+        "worse": ("bad", f"The tuned model foresees held-out answers worse than the base, by {size}."),
+    }.get(shown, ("open", "No difference shown between base and tuned on the held-out answers."))
+    stops, loops = 100 * tuned["stopped"], 100 * tuned["repetition"]
+    return [
+        found,
+        (
+            "good" if stops >= 90 else "bad",
+            f"{stops:.0f}% of its answers end by themselves; of the base model's, {100 * base['stopped']:.0f}%.",
+        ),
+        (
+            "good" if loops <= 5 else "bad",
+            f"{loops:.0f}% are caught in a loop; of the base model's, {100 * base['repetition']:.0f}%.",
+        ),
+    ]
+
+
+def _verdict(metric: Metric, difference: dict[str, float]) -> str:
+    low, high = difference["low"], difference["high"]
+    if low <= 0 <= high:
+        return "no difference shown"
+    if not metric.better:
+        return "longer" if low > 0 else "shorter"
+    return "better" if (low > 0) == (metric.better == "higher") else "worse"
+
+
+def _whisker(difference: dict[str, float]) -> dict[str, float]:
+    """Places of low, mean, high in per cent of a bar whose middle is zero."""
+    reach = 1.1 * max(abs(difference["low"]), abs(difference["high"]), 1e-9)
+    return {key: 50 + 50 * difference[key] / reach for key in ("low", "mean", "high")}
+
+
+def _pictures(content: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
+    found = {"lengths": figures.lengths(content["data"]["lengths"], content["recipe"]["model"]["max_length"])}
+    if metrics:
+        found["loss"] = figures.loss(metrics, content["train"]["best_step"])
+        found["learning_rate"] = figures.learning_rate(metrics)
+    return found
+
+
+def _alone(picture: str) -> str:
+    """A picture that brings its own colours, for use outside the page."""
+    colours = {"var(--line)": "#d5dbe1", "var(--tuned)": "#0b7285", "var(--base)": "#c2691a", "currentColor": "#1b2733"}
+    for variable, colour in colours.items():
+        picture = picture.replace(variable, colour)
+    return (
+        picture.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) if "xmlns=" not in picture else picture
+    )
+
+
+def _maybe(run: Run, name: str) -> Any:
+    return run.read_json(name, "") if (run.folder / name).is_file() else None
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("residency.report", "."),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"thousands": lambda n: f"{n:,.0f}", "percent": lambda s: f"{100 * s:.0f}%", "clock": _clock}
+    return environment.get_template("page.html")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

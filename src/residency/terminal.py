@@ -1,0 +1,86 @@
+"""Progress on a terminal: bars with time left where there is one, now and then a line where output goes to a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+EVERY = 15.0  # seconds between two lines of a log
+
+
+class Terminal:
+    """Shows what the stages report; everything goes to `console`, which writes to stderr."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars: Bars | None = None
+        self.task, self.started, self.shown = "", 0.0, 0.0
+
+    def stage(self, name: str) -> None:
+        """A heading."""
+        self._end()
+        self.console.print(f"\n[bold]{escape(name)}[/bold]")
+
+    def say(self, text: str) -> None:
+        """A line under the heading."""
+        self._end()
+        self.console.print(f"  {escape(text)}", soft_wrap=True)
+
+    def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """Names and values under each other."""
+        self._end()
+        table = Table.grid(padding=(0, 2, 0, 2))
+        for name, value in rows:
+            table.add_row(f"[dim]{escape(name)}[/dim]", escape(value))
+        self.console.print(f"  {escape(title)}")
+        self.console.print(table)
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """A bar that moves, or a line every fifteen seconds."""
+        if task != self.task:
+            self._end()
+            self.task, self.started = task, time.monotonic()
+            self.shown = self.started
+        if self.console.is_terminal:
+            self._bar(done, total, detail)
+        elif done >= total or time.monotonic() - self.shown >= EVERY:
+            self.shown = time.monotonic()
+            spent = self.shown - self.started
+            left = f", {_clock(spent / done * (total - done))} left" if 0 < done < total else ""
+            self.console.print(f"  {task}: {done} of {total}, {detail}, {_clock(spent)}{left}", soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        self._end()
+
+    def _bar(self, done: int, total: int, detail: str) -> None:
+        if self.bars is None:
+            columns = (TextColumn("  {task.description}"), BarColumn(20), MofNCompleteColumn())
+            times = (
+                TextColumn("{task.fields[detail]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self.bars = Bars(*columns, *times, console=self.console)
+            self.bars.add_task(self.task, total=total, detail=detail)
+            self.bars.start()
+        self.bars.update(self.bars.task_ids[0], completed=done, total=total, detail=detail)
+
+    def _end(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+        self.task = ""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
