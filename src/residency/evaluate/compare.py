@@ -87,9 +87,10 @@ class Performance:
     """Everything one system did: likelihoods, and answers under plain greedy and under the chosen decoding."""
 
     likelihoods: list[tuple[float, int]]
-    chosen: Answers
-    greedy: Answers
-    off_topic: Answers | None
+    chosen: list[Answer]
+    greedy: list[Answer]
+    off_topic: list[Answer]
+    tokens_per_second: float
 
 
 def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None) -> EvaluationReport:
@@ -134,7 +135,10 @@ def _load(load: Callable[[torch.dtype], Any]) -> Any:
 
 
 def _choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
-    """Best is: most answers that stop by themselves and don't loop; among equals (within one) the highest chrF."""
+    """The mildest decoding under which most answers stop and don't loop; one question more or less is no difference.
+
+    Overlap with the reference is no part of it: chrF rewards rambling, and a strong penalty makes models ramble.
+    """
     if exam.recipe.evaluate.decoding == "greedy" or not questions:
         return Choice(GREEDY, [])
     rows = []
@@ -150,8 +154,7 @@ def _choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
             }
         )
     good = [row["stopped"] - row["repetition"] for row in rows]
-    finalists = [place for place, value in enumerate(good) if value >= max(good) - 1.001 / len(questions)]
-    best = max(finalists, key=lambda place: rows[place]["chrf"])
+    best = next(place for place, value in enumerate(good) if value >= max(good) - 1.001 / len(questions))
     exam.progress.say(f"Decoding chosen on {len(questions)} validation questions: {CANDIDATES[best].name}")
     return Choice(
         CANDIDATES[best],
@@ -173,14 +176,14 @@ def _remember(run: Run, decoding: Decoding) -> None:
 def _perform(model: Any, name: str, exam: Exam, decoding: Decoding) -> Performance:
     limit = exam.recipe.model.max_length
     examples = [exam.prompt.answer_example(test.question, test.reference, limit) for test in exam.tests]
-    chosen = exam.ask(model, exam.tests, decoding, f"Answers of the {name} model")
+    probes = off_topic() if exam.recipe.evaluate.off_topic else []
+    given = exam.ask(model, [*exam.tests, *probes], decoding, f"Answers of the {name} model")
+    chosen, aside = given.answers[: len(exam.tests)], given.answers[len(exam.tests) :]
     greedy = chosen
     if decoding != GREEDY:
-        greedy = exam.ask(model, exam.tests, GREEDY, f"Answers of the {name} model, plain greedy")
-    probes = None
-    if exam.recipe.evaluate.off_topic:
-        probes = exam.ask(model, off_topic(), decoding, f"Off-topic answers of the {name} model")
-    return Performance(likelihoods(model, examples), chosen, greedy, probes)
+        greedy = exam.ask(model, exam.tests, GREEDY, f"Answers of the {name} model, plain greedy").answers
+    exam.progress.say(f"Likelihood of the reference answers, {name} model")
+    return Performance(likelihoods(model, examples), chosen, greedy, aside, given.tokens_per_second)
 
 
 def off_topic() -> list[Question]:
@@ -189,10 +192,10 @@ def off_topic() -> list[Question]:
     return [Question(n, json.loads(line)["question"], "") for n, line in enumerate(text.splitlines(), start=1)]
 
 
-def _values(answers: Answers, exam: Exam) -> dict[str, list[float]]:
+def _values(answers: list[Answer], exam: Exam) -> dict[str, list[float]]:
     """Each metric's value for each answer."""
     found: dict[str, list[float]] = {}
-    for given, test in zip(answers.answers, exam.tests, strict=True):
+    for given, test in zip(answers, exam.tests, strict=True):
         one = score.overlap(given.text, test.reference) | {
             "stopped": float(given.stopped),
             "repetition": float(score.loops(given.text)),
@@ -222,7 +225,7 @@ def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) ->
         for metric, own in values["tuned"].items()
     }
     kept = {
-        name: [float(score.steered_back(a.text)) for a in performance.off_topic.answers]
+        name: [float(score.steered_back(a.text)) for a in performance.off_topic]
         for name, performance in performances.items()
         if performance.off_topic
     }
@@ -239,7 +242,7 @@ def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) ->
         candidates=choice.candidates,
         systems={
             name: {metric: found.mean for metric, found in intervals[name].items()}
-            | {"tokens_per_second": performance.chosen.tokens_per_second}
+            | {"tokens_per_second": performance.tokens_per_second}
             for name, performance in performances.items()
         },
         intervals=intervals,
@@ -260,12 +263,11 @@ def _faults(values: dict[str, list[float]]) -> dict[str, int]:
 
 
 def _probes(performances: dict[str, Performance]) -> list[dict[str, str]]:
-    asked = [{"question": probe.question} for probe in off_topic()]
-    for name, performance in performances.items():
-        if performance.off_topic:
-            for row, given in zip(asked, performance.off_topic.answers, strict=True):
-                row[name] = given.text
-    return asked if all(p.off_topic for p in performances.values()) else []
+    given = zip(*(performance.off_topic for performance in performances.values()), strict=True)
+    return [
+        {"question": probe.question} | {name: one.text for name, one in zip(performances, row, strict=True)}
+        for probe, row in zip(off_topic(), given, strict=False)
+    ]
 
 
 def _write(run: Run, tests: list[Question], performances: dict[str, Performance], report: EvaluationReport) -> None:
@@ -274,8 +276,8 @@ def _write(run: Run, tests: list[Question], performances: dict[str, Performance]
         row: dict[str, Any] = asdict(test)
         for name, performance in performances.items():
             nll, tokens = performance.likelihoods[place]
-            row[name] = _row(performance.chosen.answers[place]) | {"answer_nll": nll / max(tokens, 1)}
-            row[f"{name}_greedy"] = _row(performance.greedy.answers[place])
+            row[name] = _row(performance.chosen[place]) | {"answer_nll": nll / max(tokens, 1)}
+            row[f"{name}_greedy"] = _row(performance.greedy[place])
         rows.append(row)
     run.write_jsonl("evaluation/answers.jsonl", rows)
     run.write_json("evaluation/scores.json", asdict(report))

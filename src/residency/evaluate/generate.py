@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,7 @@ def answer(
     for number, places in enumerate(groups):
         ids, mask = _left_padded([prompts[place] for place in places], config.pad_token_id, model.device)
         watcher = _Watcher(tell, number * max_new_tokens, len(groups) * max_new_tokens)
-        with torch.inference_mode():
+        with torch.inference_mode(), _own_settings_aside(model):
             output = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -113,6 +114,17 @@ def likelihoods(model: Any, examples: Sequence[Example], tokens_per_batch: int =
                 own = losses[rows == row]
                 found[place] = (float(own.sum()), own.numel())
     return found
+
+
+@contextmanager
+def _own_settings_aside(model: Any) -> Iterator[None]:
+    """generate() takes what a config leaves open from the model's own: two decodings would then be the same one."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _left_padded(prompts: list[list[int]], pad_id: Any, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
