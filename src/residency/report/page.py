@@ -27,7 +27,7 @@ class Metric:
 
     def write(self, value: float, signed: bool = False) -> str:
         """The value with its unit."""
-        sign = "+" if signed else ""
+        sign = "+" if signed and value else ""
         if self.form == "share":
             return f"{100 * value:{sign}.0f}{' pp' if signed else '%'}"
         return f"{value:{sign}.{3 if self.form == 'nats' else 1}f}"
