@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -141,7 +142,8 @@ def attach_lora(model: PreTrainedModel, section: LoraSection) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with quiet_libraries():
+            return get_peft_model(model, config)
     except ValueError:
         linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
         raise UserError(
@@ -274,7 +276,9 @@ def quiet_libraries() -> Iterator[None]:
     for logger in others:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:

@@ -35,7 +35,7 @@ class Terminal:
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Names and values under each other."""
         self._end()
-        table = Table.grid(padding=(0, 2, 0, 2))
+        table = Table.grid(padding=(0, 2), pad_edge=True)
         for name, value in rows:
             table.add_row(f"[dim]{escape(name)}[/dim]", escape(value))
         self.console.print(f"  {escape(title)}")
@@ -53,7 +53,7 @@ class Terminal:
             self.shown = time.monotonic()
             spent = self.shown - self.started
             left = f", {_clock(spent / done * (total - done))} left" if 0 < done < total else ""
-            self.console.print(f"  {task}: {done} of {total}, {detail}, {_clock(spent)}{left}", soft_wrap=True)
+            self.console.print(f"  {task}: {done} of {total} {detail}, {_clock(spent)}{left}", soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was found."""

@@ -15,14 +15,33 @@ HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quoted"'
 
 
 def evaluation(nll: tuple[float, float, float] = (-0.5, -0.6, -0.4)) -> dict[str, Any]:
-    keys = ("rouge_l", "bleu", "chrf", "stopped", "repetition", "boilerplate", "empty", "length", "answer_nll")
+    keys = (
+        "rouge_l",
+        "bleu",
+        "chrf",
+        "stopped",
+        "repetition",
+        "repeated",
+        "boilerplate",
+        "empty",
+        "length",
+        "answer_nll",
+    )
     zero = {"mean": 0.0, "low": 0.0, "high": 0.0}
     mean, low, high = nll
     return {
         "questions": 2,
         "decoding": {"name": "greedy, repetition penalty 1.1", "repetition_penalty": 1.1},
         "candidates": [
-            {"name": HOSTILE, "settings": {}, "stopped": 1.0, "repetition": 0.0, "chrf": 20.0, "chosen": True}
+            {
+                "name": HOSTILE,
+                "settings": {},
+                "stopped": 1.0,
+                "repetition": 0.0,
+                "repeated": 0.0,
+                "chrf": 20.0,
+                "chosen": True,
+            }
         ],
         "systems": {name: dict.fromkeys(keys, 0.5) | {"tokens_per_second": 10.0} for name in ("base", "tuned")},
         "differences": dict.fromkeys(keys, zero) | {"answer_nll": {"mean": mean, "low": low, "high": high}},
@@ -98,4 +117,4 @@ def test_a_difference_is_only_shown_where_zero_lies_outside(interval: tuple[floa
 def test_a_share_is_written_in_per_cent_and_its_difference_in_points() -> None:
     row = next(row for row in score_rows(evaluation()) if row["metric"].key == "stopped")
     assert row["base"] == "50%"
-    assert row["difference"] == "+0 pp"
+    assert row["difference"] == "0 pp"

@@ -41,7 +41,8 @@ def boilerplate(answers: list[str]) -> list[dict[str, Any]]:
     """Sentences of four or more words that recur in at least three answers and 1% of them, the commonest first."""
     counts: Counter[str] = Counter()
     for answer in answers:
-        sentences = {sentence.strip() for sentence in SENTENCE_END.split(answer)}
+        # Ties keep the order of the text; a set's order would change from one process to the next.
+        sentences = dict.fromkeys(sentence.strip() for sentence in SENTENCE_END.split(answer))
         counts.update(sentence for sentence in sentences if len(sentence.split()) >= SHORTEST)
     least = max(LEAST_ROWS, LEAST_SHARE * len(answers))
     common = [(text, count) for text, count in counts.most_common(SHOWN) if count >= least]

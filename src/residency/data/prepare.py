@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def prepare(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None 
     if shape.other:
         progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")
     rows, cleaned = clean(_columns(rows, shape), recipe.data.clean)
-    rows, redacted = privacy.redact(rows) if recipe.data.redact else (rows, {})
+    rows, cleaned, redacted = _redact(rows, cleaned) if recipe.data.redact else (rows, cleaned, {})
     rows, dropped = _drop(_with_context(rows), shape.question is not None)
     rows, overlong, truncated = _fit(rows, prompt, recipe)
     dropped = pl.concat([dropped, overlong, _unreadable(table)], how="diagonal")
@@ -118,6 +118,14 @@ def _columns(rows: pl.DataFrame, shape: schema.Shape) -> pl.DataFrame:
     if shape.context:
         columns["context"] = schema.texts(rows, shape.context)
     return pl.DataFrame(columns)
+
+
+def _redact(rows: pl.DataFrame, cleaned: list[Cleaned]) -> tuple[pl.DataFrame, list[Cleaned], dict[str, int]]:
+    """The rows without personal data, and the samples of cleaning without the rows that held some."""
+    after, counts = privacy.redact(rows)
+    private = set(rows["row"].filter(rows.hash_rows() != after.hash_rows()))
+    shown = [replace(step, samples=tuple(s for s in step.samples if s[0] not in private)) for step in cleaned]
+    return after, shown, counts
 
 
 def _with_context(rows: pl.DataFrame) -> pl.DataFrame:

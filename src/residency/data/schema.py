@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -51,10 +51,10 @@ def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
     if section.text:
         return Shape("text", _column("text", section.text, columns))
     found = _known(columns)
+    context = _column("context", section.context, columns) if section.context else None
     if section.question or section.answer:
         question = section.question or _missing("question", columns)
         answer = section.answer or _missing("answer", columns)
-        context = _column("context", section.context, columns) if section.context else None
         return Shape(
             "question/answer", _column("answer", answer, columns), _column("question", question, columns), context
         )
@@ -64,7 +64,7 @@ def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
             "question/answer, instruction/response, input/output or text",
             "name them as data.question and data.answer, or data.text",
         )
-    return found[0]
+    return replace(found[0], context=context) if context else found[0]
 
 
 def _known(columns: list[str]) -> list[Shape]:
@@ -95,9 +95,12 @@ def texts(rows: pl.DataFrame, name: str) -> pl.Series:
     """A column as text, nothing where there is nothing.
 
     Raises:
-        UserError: the column holds lists or objects.
+        UserError: the column holds lists, objects or bytes that are no text.
     """
     column = rows[name]
     if column.dtype.is_nested():
         raise UserError(f'column "{name}" holds {column.dtype}', "text", "choose another column")
-    return rows.select(pl.col(name).cast(pl.String).fill_null("")).to_series()
+    try:
+        return rows.select(pl.col(name).cast(pl.String).fill_null("")).to_series()
+    except pl.exceptions.PolarsError:
+        raise UserError(f'column "{name}" holds {column.dtype} that is no text', "text in UTF-8") from None

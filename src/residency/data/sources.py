@@ -18,6 +18,7 @@ from residency.recipe import DataSection
 
 BUILT_IN = ("clinic",)
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_UNBUILT = (pl.exceptions.PolarsError, TypeError, OverflowError)  # values that make no table
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -37,11 +38,14 @@ def load(section: DataSection) -> Table:
     """Read the rows of a recipe's source.
 
     Raises:
-        UserError: the source is missing, unreachable, empty or of an unknown format, or a row can't be read.
+        UserError: the source is missing, unreachable, empty or of an unknown format, or a row (or every row) can't be
+            read.
     """
     table = _load(section)
-    if table.rows.height + len(table.unreadable) == 0:
-        raise UserError(f"data.source {table.name}: holds no rows", "at least one row")
+    if table.rows.is_empty():
+        bad = table.unreadable
+        why = f"none of its {len(bad)} rows can be read (the first: {bad[0][1]})" if bad else "holds no rows"
+        raise UserError(f"data.source {table.name}: {why}", "at least one row")
     return table
 
 
@@ -101,7 +105,7 @@ def _file(path: Path, section: DataSection) -> pl.DataFrame | tuple[pl.DataFrame
         if suffix == ".parquet":
             return pl.read_parquet(path)
         return _csv(path, "\t" if suffix == ".tsv" else ",", section)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+    except (*_UNBUILT, csv.Error, UnicodeError, OSError) as error:
         reason = str(error).splitlines()[0][:160]
         raise UserError(f"data.source {path}: not a readable {suffix[1:]} file ({reason})") from None
 
@@ -118,22 +122,24 @@ def _jsonl(path: Path, section: DataSection) -> pl.DataFrame | tuple[pl.DataFram
                 value = json.loads(line)
                 if not isinstance(value, dict):
                     raise ValueError(f"found {type(value).__name__}")
+                if b"\\ud" in line.lower():
+                    json.dumps(value, ensure_ascii=False).encode()  # half an emoji is valid JSON, but no text
                 rows.append({**value, "row": number})
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 why = f"line {number}: no JSON object ({error})"
                 if section.on_error == "stop":
                     raise _bad_row(path, why) from None
                 unreadable.append((number, why))
     try:
         return pl.DataFrame(rows, schema_overrides={"row": pl.UInt32}, infer_schema_length=None), unreadable
-    except (pl.exceptions.PolarsError, TypeError) as error:
+    except _UNBUILT as error:
         raise UserError(f"data.source {path}: a column holds values of different kinds ({error})"[:300]) from None
 
 
 def _json(path: Path) -> pl.DataFrame:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"data.source {path}: not valid JSON ({error})", "an array of objects") from None
     if isinstance(value, list):
         for place, item in enumerate(value, start=1):
@@ -147,14 +153,16 @@ def _json(path: Path) -> pl.DataFrame:
 def _csv(path: Path, separator: str, section: DataSection) -> pl.DataFrame | tuple[pl.DataFrame, list[tuple[int, str]]]:
     """Every field as text. Rows of another width than the header's are named."""
     try:
-        return pl.read_csv(path, separator=separator, infer_schema=False)
+        fast = pl.read_csv(path, separator=separator, infer_schema=False)
+        if not fast[:, -1].has_nulls():  # a row that is too short would be filled up with nulls
+            return fast
     except pl.exceptions.PolarsError:
         pass
     rows: list[dict[str, Any]] = []
     unreadable: list[tuple[int, str]] = []
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=separator)
-        header = next(reader)
+        header = next(reader, [])
         for number, values in enumerate(reader, start=1):
             if len(values) == len(header):
                 rows.append({**dict(zip(header, values, strict=True)), "row": number})
@@ -172,15 +180,15 @@ def _bad_row(path: Path, why: str) -> UserError:
 
 def _hub(source: str, section: DataSection) -> pl.DataFrame:
     import datasets
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetsError
 
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(source, name=section.config, split=section.hub_split, revision=section.revision)
         return loaded.to_polars()  # type: ignore[no-any-return]
-    except (DatasetNotFoundError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
         if Path(source).is_dir():
             raise UserError(f"data.source {source}: can't be read as a data set ({reason})") from None
         raise UserError(

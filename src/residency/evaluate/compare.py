@@ -23,6 +23,7 @@ from residency.workspace import Dialogue, Run
 OPENING = 0.25  # share of a plain text that is given, where there is no question
 BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
 VALIDATION_QUESTIONS = 16
+REPEATED_MORE = 0.05  # an answer may repeat this share of its four-word runs more than people's answers do
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Exam:
             decoding,
             max_new_tokens=section.max_new_tokens,
             batch=section.batch,
-            tell=lambda done, total: self.progress.step(task, done, total, "tokens deep"),
+            tell=lambda done, total: self.progress.step(task, done, total, "tokens"),
         )
 
 
@@ -135,7 +136,7 @@ def _load(load: Callable[[torch.dtype], Any]) -> Any:
 
 
 def _choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
-    """The mildest decoding under which most answers stop and don't loop; one question more or less is no difference.
+    """The mildest decoding that is enough on validation questions; `mildest` says what is enough.
 
     Overlap with the reference is no part of it: chrF rewards rambling, and a strong penalty makes models ramble.
     """
@@ -144,17 +145,17 @@ def _choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
     rows = []
     for number, decoding in enumerate(CANDIDATES, start=1):
         given = exam.ask(model, questions, decoding, f"Choosing the decoding, {number} of {len(CANDIDATES)}").answers
+        chrf = [score.overlap(a.text, q.reference)["chrf"] for a, q in zip(given, questions, strict=True)]
         rows.append(
             {
                 "stopped": float(np.mean([a.stopped for a in given])),
                 "repetition": float(np.mean([score.loops(a.text) for a in given])),
-                "chrf": float(
-                    np.mean([score.overlap(a.text, q.reference)["chrf"] for a, q in zip(given, questions, strict=True)])
-                ),
+                "repeated": float(np.mean([score.repeated(a.text) for a in given])),
+                "chrf": float(np.mean(chrf)),
             }
         )
-    good = [row["stopped"] - row["repetition"] for row in rows]
-    best = next(place for place, value in enumerate(good) if value >= max(good) - 1.001 / len(questions))
+    people = float(np.mean([score.repeated(question.reference) for question in questions]))
+    best = mildest(rows, 1 / len(questions), people + REPEATED_MORE)
     exam.progress.say(f"Decoding chosen on {len(questions)} validation questions: {CANDIDATES[best].name}")
     return Choice(
         CANDIDATES[best],
@@ -163,6 +164,18 @@ def _choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
             for place, (decoding, row) in enumerate(zip(CANDIDATES, rows, strict=True))
         ],
     )
+
+
+def mildest(rows: list[dict[str, float]], tolerance: float, most_repeated: float) -> int:
+    """The place of the first row that is as good as any: its answers stop and don't loop, and repeat little.
+
+    As good as any: the share that stops less the share that loops is within `tolerance` of the best. Among those the
+    first that repeats at most `most_repeated`, or else the one that repeats least.
+    """
+    good = [row["stopped"] - row["repetition"] for row in rows]
+    finalists = [place for place, value in enumerate(good) if value >= max(good) - 1.001 * tolerance]
+    little = [place for place in finalists if rows[place]["repeated"] <= most_repeated]
+    return little[0] if little else min(finalists, key=lambda place: rows[place]["repeated"])
 
 
 def _remember(run: Run, decoding: Decoding) -> None:
@@ -199,6 +212,7 @@ def _values(answers: list[Answer], exam: Exam) -> dict[str, list[float]]:
         one = score.overlap(given.text, test.reference) | {
             "stopped": float(given.stopped),
             "repetition": float(score.loops(given.text)),
+            "repeated": score.repeated(given.text),
             "boilerplate": float(any(sentence in given.text for sentence in exam.boilerplate)),
             "empty": float(not given.text),
             "length": float(given.tokens),

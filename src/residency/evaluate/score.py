@@ -55,6 +55,16 @@ def loops(text: str) -> bool:
     return False
 
 
+def repeated(text: str, size: int = 4) -> float:
+    """The share of a text's runs of four words that stood in it before (seq-rep-4, Welleck et al. 2020, 1908.04319).
+
+    People's answers have next to none. It grows long before an answer is caught in a loop.
+    """
+    words = [word.lower() for word in _WORD.findall(text)]
+    runs = [tuple(words[place : place + size]) for place in range(len(words) - size + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
 def steered_back(text: str) -> bool:
     """Whether an answer to an off-topic question turns to health: it names the field and declines or offers help."""
     return bool(_HEALTH.search(text) and _STEER.search(text))

@@ -42,6 +42,7 @@ METRICS = (
     Metric("chrf", "chrF", "character n-grams shared with the reference, 0 to 100", "higher", "number"),
     Metric("stopped", "Stops by itself", "share of answers that end before the limit", "higher", "share"),
     Metric("repetition", "Caught in a loop", "share that repeats a phrase three times running", "lower", "share"),
+    Metric("repeated", "Repeats itself", "share of its four-word runs that stood in it before", "lower", "share"),
     Metric("boilerplate", "Boilerplate", "share with a stock sentence of the training data", "lower", "share"),
     Metric("empty", "Empty", "share of empty answers", "lower", "share"),
     Metric(

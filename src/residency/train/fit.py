@@ -97,7 +97,8 @@ def train(
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=recipe.train.patience))
     started = time.perf_counter()
     try:
-        trainer.train(resume_from_checkpoint=_checkpoint(run) if resume else None)
+        with models.quiet_libraries():
+            trainer.train(resume_from_checkpoint=_checkpoint(run) if resume else None)
     except KeyboardInterrupt:
         raise Interrupted(f"training stopped at step {trainer.state.global_step} of {setup.steps}") from None
     seconds = time.perf_counter() - started
@@ -190,7 +191,9 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, *, resume: 
             validation = f", validation {row['validation_loss']:.3f}"
             return
         speed = f", {row['tokens_per_second']:,.0f} tokens/s" if row["tokens_per_second"] else ""
-        progress.step("Training", row["step"], trainer.args.max_steps, f"loss {row['loss']:.3f}{validation}{speed}")
+        progress.step(
+            "Training", row["step"], trainer.args.max_steps, f"steps, loss {row['loss']:.3f}{validation}{speed}"
+        )
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Recorder(lambda: trainer.counts, record))

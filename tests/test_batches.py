@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from residency.batches import IGNORED, collate, cut
+from residency.prompts import Example
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 300), max_size=40), st.integers(1, 600))
+def test_each_example_goes_through_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = cut(lengths, budget)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[place] for place in batch)
+        assert len(batch) == 1 or len(batch) * longest <= budget
+
+
+def test_padding_is_marked_by_mask_and_labels_not_by_its_id() -> None:
+    batch = collate([Example((7, 8, 0, 0), 2), Example((7, 0), 1)], pad_id=0)
+    assert batch["input_ids"].tolist() == [[7, 8, 0, 0], [7, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 0, 0], [IGNORED, 0, IGNORED, IGNORED]]
+    assert batch["labels"].dtype == torch.long

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from residency.errors import UserError
+from residency.prompts import Prompt
+from residency.recipe import PromptSection
+
+
+@pytest.fixture(scope="module")
+def chat(llama_folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(llama_folder)
+
+
+@pytest.fixture(scope="module")
+def plain(neox_folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(neox_folder)
+
+
+def prompts(chat: Any, plain: Any) -> list[Prompt]:
+    return [
+        Prompt.build(PromptSection(), chat),
+        Prompt.build(PromptSection(template="question-answer"), chat),
+        Prompt.build(PromptSection(), plain),
+    ]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(min_size=1, max_size=40), st.text(max_size=40))
+def test_the_loss_covers_exactly_the_answer_and_its_end(chat: Any, plain: Any, question: str, answer: str) -> None:
+    for prompt in prompts(chat, plain):
+        example = prompt.example(question, answer)
+        tokenizer = prompt.tokenizer
+        assert list(example.input_ids[: example.learn_from]) == prompt.prompt_ids(question)
+        learnt = list(example.input_ids[example.learn_from :])
+        assert learnt == tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        assert example.learnt == len(learnt)
+
+
+def test_a_chat_example_is_what_the_chat_template_makes(chat: Any) -> None:
+    prompt = Prompt.build(PromptSection(system="Be kind."), chat)
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "So."},
+    ]
+    whole = chat.apply_chat_template(messages, tokenize=False)
+    assert prompt.full_text("Why?", "So.") == whole.removesuffix("\n")  # what follows the end token is never reached
+
+
+def test_a_question_answer_text_is_the_tutorials(plain: Any) -> None:
+    prompt = Prompt.build(PromptSection(), plain)
+    assert prompt.full_text("Why?", "So.") == "### Question:\nWhy?\n\n### Answer:\nSo.<|endoftext|>"
+
+
+def test_the_end_token_is_learnt_even_where_padding_is_the_same_token(plain: Any) -> None:
+    plain.pad_token = plain.eos_token
+    example = Prompt.build(PromptSection(), plain).example("Why?", "So.")
+    assert example.input_ids[-1] == plain.pad_token_id
+    assert example.learnt == len(plain("So.", add_special_tokens=False)["input_ids"]) + 1
+
+
+def test_without_the_end_token_nothing_teaches_the_model_to_stop(plain: Any) -> None:
+    section = PromptSection(end_token=False, learn="everything")
+    prompt = Prompt.build(section, plain)
+    example = prompt.example("Why?", "So.")
+    assert plain.eos_token_id not in example.input_ids
+    assert example.learn_from == 0
+    assert example.learnt == len(example) - 1
+    judged = prompt.answer_example("Why?", "So.")
+    assert judged.input_ids[-1] == plain.eos_token_id
+    assert judged.learn_from == len(prompt.prompt_ids("Why?"))
+
+
+def test_a_cut_example_keeps_its_beginning(chat: Any) -> None:
+    prompt = Prompt.build(PromptSection(), chat)
+    whole = prompt.example("Why?", "because " * 50)
+    cut = prompt.example("Why?", "because " * 50, 20)
+    assert cut.input_ids == whole.input_ids[:20]
+    assert cut.learn_from == whole.learn_from
+
+
+def test_plain_text_has_no_prompt(chat: Any) -> None:
+    example = Prompt.build(PromptSection(), chat).example("", "Some text.")
+    assert example.learn_from == 0
+    assert chat.decode(example.input_ids) == "Some text.<|im_end|>"
+
+
+def test_an_answer_is_read_back_without_special_tokens(chat: Any) -> None:
+    prompt = Prompt.build(PromptSection(), chat)
+    ids = prompt.example("Why?", "So it is.").input_ids
+    assert prompt.decode(list(ids[len(prompt.prompt_ids("Why?")) :])) == "So it is."
+
+
+def test_an_own_template_is_used_with_what_follows_the_answer(chat: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("Patient: {question}\nDoctor: {answer}\n--")
+    prompt = Prompt.build(PromptSection(template=str(tmp_path / "t.txt")), chat)
+    assert prompt.full_text("Why?", "So.") == "Patient: Why?\nDoctor: So.\n--<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{question}", r"{answer} does not stand in it once"),
+        ("{question}{answer}{answer}", r"{answer} does not stand in it once"),
+        ("{answer}{question}", r"{answer} stands before {question}"),
+    ],
+)
+def test_a_faulty_template_is_refused(template: str, message: str, chat: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text(template)
+    with pytest.raises(UserError, match=message):
+        Prompt.build(PromptSection(template=str(tmp_path / "t.txt")), chat)
+
+
+def test_settings_that_cannot_be_met_are_refused(plain: Any) -> None:
+    with pytest.raises(UserError, match="no chat template"):
+        Prompt.build(PromptSection(template="chat"), plain)
+    with pytest.raises(UserError, match=r"prompt\.system is set"):
+        Prompt.build(PromptSection(system="Be kind."), plain)
+    with pytest.raises(UserError, match="no such file"):
+        Prompt.build(PromptSection(template="mine.txt"), plain)

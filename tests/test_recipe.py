@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residency.errors import UserError
+from residency.recipe import Recipe
+
+
+def raw(**sections: Any) -> dict[str, Any]:
+    return {"name": "x", "data": {"source": "clinic"}, **sections}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"trian": {}}, 'unknown key "trian"; expected one of .*did you mean "train"'),
+        ({"train": {"epoch": 1}}, 'unknown key "train.epoch".*did you mean "epochs"'),
+        (
+            {"train": {"lora": {"rnk": 1}}},
+            'unknown key "train.lora.rnk"; expected one of rank, alpha.*did you mean "rank"',
+        ),
+        ({"train": {"epochs": 0}}, "train.epochs is 0; expected greater than 0"),
+        ({"train": {"epochs": "many"}}, "train.epochs is 'many'; expected a valid number"),
+        ({"train": {"method": "lara"}}, "train.method is 'lara'; expected 'lora' or 'full'"),
+        ({"data": {}}, 'key "data.source" is missing'),
+        ({"data": {"source": "s", "test": 0.6, "validation": 0.5}}, "leave nothing to train on"),
+        ({"data": {"source": "s", "text": "t", "answer": "a"}}, "text stands alone"),
+        ({"model": {"trust_remote_code": True}}, "trust_remote_code needs a revision"),
+        ({"name": "../up"}, "name is '../up'"),
+    ],
+)
+def test_a_fault_in_a_recipe_names_key_value_and_what_is_expected(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe.parse(raw(**sections))
+
+
+def test_overrides_reach_any_depth_and_are_read_as_yaml(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: x\ndata: {source: clinic}\n")
+    recipe = Recipe.load(tmp_path / "r.yaml", ["train.lora.rank=4", "data.redact=false", "train.lora.targets=[q, v]"])
+    assert (recipe.train.lora.rank, recipe.data.redact, recipe.train.lora.targets) == (4, False, ("q", "v"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [("train.epochs", "no key=value"), ("name.first=1", "name is a value, not a section")]
+)
+def test_a_faulty_override_is_refused(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe.load(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "line 1: not valid YAML"), ("- 1", "holds list"), ("", "holds NoneType"), ("\xff", "a UTF-8 text file")],
+)
+def test_a_file_that_is_no_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=message):
+        Recipe.load(tmp_path / "r.yaml")
+
+
+def test_what_is_dumped_loads_as_the_same_recipe(tmp_path: Path) -> None:
+    recipe = Recipe.load(None, ["train.epochs=0.5", "prompt.system='Be kind: always.'"])
+    (tmp_path / "r.yaml").write_text(recipe.dump())
+    assert Recipe.load(tmp_path / "r.yaml") == recipe
+
+
+def test_the_built_in_recipe_needs_no_file() -> None:
+    assert Recipe.load().data.source == "clinic"
+    assert Recipe.load("doctor") == Recipe.load()
+
+
+def test_every_field_is_described() -> None:
+    def undescribed(model: Any, path: str) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                found += undescribed(field.annotation, f"{path}{name}.")
+            elif not field.description:
+                found.append(path + name)
+        return found
+
+    assert undescribed(Recipe, "") == []
+
+
+def test_a_loaded_recipe_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe.load().train.epochs = 9  # type: ignore[misc]
