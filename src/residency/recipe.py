@@ -31,6 +31,9 @@ class DataSection(Section):
     """Which dialogues, which of their columns, and how they are cleaned and split."""
 
     source: str = Field(description="hub data set id, local file, folder or glob, or the built-in `clinic`")
+    encoding: str | None = Field(None, description="character encoding of text files; found when left out")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="of a CSV file; found when left out")
+    streaming: bool = Field(False, description="read a hub data set row by row and stop after `rows`")
     config: str | None = Field(None, description="configuration of a hub data set")
     hub_split: str = Field("train", description="split of a hub data set that is read")
     revision: str | None = Field(None, description="branch, tag or commit of a hub data set")

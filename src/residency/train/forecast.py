@@ -47,7 +47,7 @@ class Summary:
             ("gradients", _gib(self.gradients)),
             ("optimizer state", _gib(self.optimizer)),
             ("activations", f"about {_gib(self.activations)}"),
-            ("memory in all", f"about {_gib(self.memory)} (and about 0.5 GiB for Python and its libraries)"),
+            ("memory in all", f"about {_gib(self.memory)}, and 0.5 GiB for Python"),
             ("steps", f"{self.steps:,} of {self.tokens_per_step:,.0f} tokens"),
             ("work a step", f"{self.flops_per_step / 1e12:,.2f} TFLOP"),
         ]
