@@ -122,6 +122,23 @@ def test_verify_says_what_is_wrong(recipe_file: Path, tmp_path: Path) -> None:
     assert "data/train.jsonl: missing" in refused(residency("verify", "run", cwd=tmp_path))
 
 
+def test_init_writes_a_recipe_that_runs_and_never_over_another(data_file: Path, tmp_path: Path) -> None:
+    done = residency("init", "mine", "--data", data_file, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "read as question/answer: Description -> Doctor" in done.stderr
+    text = (tmp_path / "mine.yaml").read_text()
+    assert yaml.safe_load(text)["data"]["answer"] == "Doctor"
+    assert "there already" in refused(residency("init", "mine", "--data", data_file, cwd=tmp_path))
+    assert (tmp_path / "mine.yaml").read_text() == text
+
+
+def test_audit_only_ends_in_a_page_and_trains_nothing(recipe_file: Path, tmp_path: Path) -> None:
+    done = residency("prepare", recipe_file, "--audit-only", "--out", "run", cwd=tmp_path)
+    assert done.stdout.strip() == str(Path("run") / "report.html")
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_every_command_has_the_common_options() -> None:
     for command in ("run", "prepare", "train", "evaluate", "report", "verify"):
         text = residency(command, "--help").stdout

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,38 @@ def test_a_report_can_be_made_of_prepared_data_alone(small_recipe: dict[str, Any
 def test_preparing_again_forgets_results_that_belong_to_the_old_data(
     small_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    recipe = Recipe.parse(small_recipe)
-    pipeline.prepare(recipe, tmp_path / "run")
-    (tmp_path / "run" / "train.json").write_text("{}")
-    pipeline.prepare(recipe, tmp_path / "run")
-    assert not (tmp_path / "run" / "train.json").exists()
+    recipe, folder = Recipe.parse(small_recipe), tmp_path / "run"
+    pipeline.prepare(recipe, folder)
+    (folder / "train.json").write_text("{}")
+    pipeline.prepare(recipe, folder)
+    assert (folder / "train.json").exists()  # nothing has changed
+    small_recipe["data"]["seed"] = 7
+    pipeline.prepare(Recipe.parse(small_recipe), folder)
+    assert not (folder / "train.json").exists()
+
+
+@pytest.mark.parametrize("change", ["input", "settings", "tokenizer", "damage", "nothing"])
+def test_data_is_used_again_only_where_nothing_has_changed(
+    change: str, small_recipe: dict[str, Any], data_file: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    source, model = tmp_path / "rows.jsonl", tmp_path / "model"
+    source.write_bytes(data_file.read_bytes())
+    shutil.copytree(llama_folder, model)
+    small_recipe["data"]["source"], small_recipe["model"]["base"] = str(source), str(model)
+    folder = tmp_path / "run"
+    pipeline.prepare(Recipe.parse(small_recipe), folder)
+    before = (folder / "data" / "report.json").stat().st_mtime_ns
+    if change == "input":
+        source.write_bytes(source.read_bytes() + data_file.read_bytes().splitlines()[0].replace(b"day 0", b"day 99"))
+    elif change == "settings":
+        small_recipe["data"]["test"] = 0.2
+    elif change == "tokenizer":
+        config = model / "tokenizer_config.json"
+        config.write_text(config.read_text() + " ")
+    elif change == "damage":
+        (folder / "data" / "train.parquet").write_bytes(b"")
+    pipeline.prepare(Recipe.parse(small_recipe), folder)
+    assert ((folder / "data" / "report.json").stat().st_mtime_ns == before) is (change == "nothing")
 
 
 class StopsAt(Silent):

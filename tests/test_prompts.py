@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from residency.errors import UserError
-from residency.prompts import Prompt
+from residency.prompts import Before, Prompt
 from residency.recipe import PromptSection
 
 
@@ -125,3 +125,34 @@ def test_settings_that_cannot_be_met_are_refused(plain: Any) -> None:
         Prompt.build(PromptSection(system="Be kind."), plain)
     with pytest.raises(UserError, match="no such file"):
         Prompt.build(PromptSection(template="mine.txt"), plain)
+
+
+@settings(deadline=None, max_examples=40)
+@given(pairs=st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=5))
+def test_lengths_by_batch_are_those_one_by_one(chat: Any, plain: Any, pairs: list[tuple[str, str]]) -> None:
+    questions, answers = [q for q, _ in pairs], [a for _, a in pairs]
+    for prompt in prompts(chat, plain):
+        asked, whole = prompt.lengths(questions, answers)
+        assert asked == [len(prompt.prompt_ids(question)) for question in questions]
+        assert whole == [len(prompt.example(question, answer)) for question, answer in pairs]
+
+
+TURNS = (("Why?", "So."), ("And then?", "Thus."))
+
+
+def test_earlier_turns_stand_before_the_question_as_the_chat_template_has_them(chat: Any) -> None:
+    prompt = Prompt.build(PromptSection(system="Be kind."), chat)
+    messages = [{"role": "system", "content": "Be brief."}]
+    for asked, answered in TURNS:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    messages.append({"role": "user", "content": "How?"})
+    expected = chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert prompt.text("How?", Before("Be brief.", TURNS)) == expected
+    example = prompt.example("How?", "Like this.", None, Before("Be brief.", TURNS))
+    assert chat.decode(example.input_ids[example.learn_from :]) == "Like this.<|im_end|>"
+
+
+def test_earlier_turns_are_blocks_of_the_template_where_there_is_no_chat(plain: Any) -> None:
+    prompt = Prompt.build(PromptSection(template="question-answer"), plain)
+    text = prompt.text("How?", Before("Be brief.", TURNS[:1]))
+    assert text == "Be brief.\n\n### Question:\nWhy?\n\n### Answer:\nSo.\n\n### Question:\nHow?\n\n### Answer:\n"

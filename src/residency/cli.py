@@ -55,8 +55,28 @@ def run(
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the recipe; NAME.yaml is written here.")],
+    data: Annotated[str, typer.Option("--data", help="File, folder, glob or hub data set to look at.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at some data and write a commented recipe for it."""
+    with _session(debug) as terminal:
+        from residency import pipeline
+
+        file = pipeline.init(name, data, Path(f"{name}.yaml"), terminal)
+        _print(as_json, {"recipe": str(file)}, f"{file}: read it, then `residency run {file}`")
+
+
+@app.command()
 def prepare(
-    recipe: RecipePath = None, out: Out = None, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
+    recipe: RecipePath = None,
+    out: Out = None,
+    audit_only: Annotated[bool, typer.Option("--audit-only", help="Also write the report page, to look at.")] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Load, clean, audit and split the data."""
     with _session(debug) as terminal:
@@ -65,9 +85,9 @@ def prepare(
 
         loaded = Recipe.load(recipe, overrides or ())
         folder = pipeline.folder_of(loaded, out)
-        pipeline.prepare(loaded, folder, terminal)
-        report = json.loads((folder / "data" / "report.json").read_text("utf-8"))
-        _print(as_json, {"run": str(folder), "data": report}, str(folder / "data"))
+        report = pipeline.prepare(loaded, folder, terminal)
+        page = pipeline.report(folder, terminal) if audit_only else folder / "data"
+        _print(as_json, {"run": str(folder), "data": report}, str(page))
 
 
 @app.command()

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from residency.errors import Interrupted, UserError
 from residency.progress import Progress, Silent
 from residency.recipe import Recipe
-from residency.workspace import Run
+from residency.workspace import Run, replacing
 
 if TYPE_CHECKING:
-    from residency.data import DataReport
     from residency.evaluate import EvaluationReport
     from residency.prompts import Prompt
     from residency.train import TrainReport
@@ -50,23 +49,47 @@ def run(
     return report(folder, progress)
 
 
-def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None) -> DataReport:
-    """Load, clean, audit and split the recipe's data into `data/`; see `residency.data.prepare`."""
+def init(name: str, source: str, file: Path, progress: Progress | None = None) -> Path:
+    """Look at a source and write a commented recipe for it; returns its path.
+
+    Raises:
+        UserError: the file is there already, or the source can't be read.
+    """
+    from residency.commented import commented
+    from residency.data.look import look
+
+    progress = progress or Silent()
+    if file.exists():
+        raise UserError(f"recipe {file}: there already", "a new name", "remove it, or choose another NAME")
+    proposal = look(source)
+    for line in proposal.lines:
+        progress.say(line)
+    values = {"name": name, "data": proposal.data, "model": {"max_length": proposal.max_length}}
+    Recipe.parse(values, f"recipe {name}")
+    with replacing(file) as temporary:
+        temporary.write_text(commented(values), "utf-8")
+    return file
+
+
+def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Load, clean, audit and split the recipe's data into `data/`, unless it lies there already; returns its report.
+
+    See `residency.data.prepare`.
+    """
     from residency import data
 
     progress = progress or Silent()
     progress.stage("Prepare")
-    prompt = _prompt(recipe, progress)
     made = Run.create(folder, recipe)
+    if data.reusable(recipe, made):
+        progress.say("Nothing has changed since this data was prepared: it is used again")
+        return _prepared(made, progress)
+    prompt = _prompt(recipe, progress)
     with _working(made, f"residency prepare RECIPE --out {folder}"):
         made.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
-        found = data.prepare(recipe, made, prompt, progress)
+        data.prepare(recipe, made, prompt, progress)
         made.seal()
-    progress.say(
-        f"{found.rows_in:,} rows read, {found.kept:,} kept: {found.split['train']:,} to train on, "
-        f"{found.split['validation']:,} for validation, {found.split['test']:,} held out"
-    )
-    return found
+    return _prepared(made, progress)
 
 
 def train(recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False) -> TrainReport:
@@ -119,6 +142,19 @@ def report(folder: Path, progress: Progress | None = None) -> Path:
 def verify(folder: Path) -> list[str]:
     """What is wrong with a run folder, a line a file; empty when each file is as the manifest says."""
     return Run.open(folder).verify()
+
+
+def _prepared(made: Run, progress: Progress) -> dict[str, Any]:
+    found: dict[str, Any] = made.read_json("data/report.json", "prepare")
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in found["dropped"].items())
+    progress.say(
+        f"{found['rows_in']:,} rows read, {found['kept']:,} kept" + (f"; dropped: {dropped}" if dropped else "")
+    )
+    progress.say(", ".join(f"{size:,} {name}" for name, size in found["split"].items()))
+    for finding in found["findings"]:
+        if finding["severity"] != "note":
+            progress.say(f"{finding['kind']}: {finding['count']:,} rows. {finding['advice']}")
+    return found
 
 
 def _prompt(recipe: Recipe, progress: Progress) -> Prompt:

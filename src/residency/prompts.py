@@ -6,6 +6,7 @@ and when it is asked. The token that ends the answer belongs to the answer: a mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from residency.errors import UserError
 from residency.recipe import PromptSection
 
 QUESTION_ANSWER = "### Question:\n{question}\n\n### Answer:\n{answer}"
+BATCH = 4096  # texts tokenised at once
 PLACEHOLDERS = ("{question}", "{answer}")
 
 
@@ -31,6 +33,17 @@ class Example:
     def learnt(self) -> int:
         """How many tokens carry loss. The first token of a text has nothing before it to be predicted from."""
         return len(self.input_ids) - max(self.learn_from, 1)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What stands before a question: a system message of its own, and earlier questions with their answers."""
+
+    system: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
+
+
+NOTHING = Before()
 
 
 @dataclass(frozen=True)
@@ -57,41 +70,68 @@ class Prompt:
             )
         return cls(tokenizer, section, template, _end_ids(template, section, tokenizer))
 
-    def text(self, question: str) -> str:
+    def text(self, question: str, before: Before = NOTHING) -> str:
         """Everything that stands before the answer; empty for a record of plain text."""
         if not question:
             return ""
         if self.template == "chat":
-            return str(self._chat(question))
-        return self.template.partition("{answer}")[0].replace("{question}", question)
+            return _render(self.tokenizer, before.system or self.section.system, before.turns, question)
+        blocks = [self.template.replace("{question}", q).replace("{answer}", a) for q, a in before.turns]
+        last = self.template.partition("{answer}")[0].replace("{question}", question)
+        return "\n\n".join([*([before.system] if before.system else []), *blocks, last])
 
-    def full_text(self, question: str, answer: str) -> str:
+    def full_text(self, question: str, answer: str, before: Before = NOTHING) -> str:
         """Prompt, answer and end token as one text."""
-        return self.text(question) + answer + (self.tokenizer.decode(self.end_ids) if self.section.end_token else "")
+        end = self.tokenizer.decode(self.end_ids) if self.section.end_token else ""
+        return self.text(question, before) + answer + end
 
-    def prompt_ids(self, question: str) -> list[int]:
+    def prompt_ids(self, question: str, before: Before = NOTHING) -> list[int]:
         """Token ids of everything before the answer; begins as the tokenizer begins a text."""
+        text = self.text(question, before)
         if self.template == "chat" and question:
-            return list(self.tokenizer(self.text(question), add_special_tokens=False)["input_ids"])
-        ids = list(self.tokenizer(self.text(question))["input_ids"])
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(self.tokenizer(text)["input_ids"])
         end = self.tokenizer.eos_token_id
         if ids and ids[-1] == end and len(ids) > 1:
             ids.pop()
         return ids
 
-    def example(self, question: str, answer: str, max_length: int | None = None) -> Example:
+    def lengths(self, questions: Sequence[str], answers: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Tokens of each prompt, and of each whole example, for dialogues of one turn; in batches, so much faster."""
+        asked: list[int] = []
+        answered: list[int] = []
+        chat = self.template == "chat"
+        alone = len(self.prompt_ids(""))  # a record of plain text has no prompt but what a text begins with
+        ends = 0 if chat else self._ends_texts()
+        for start in range(0, len(questions), BATCH):
+            part = questions[start : start + BATCH]
+            encoded = self.tokenizer([self.text(q) for q in part], add_special_tokens=not chat)["input_ids"]
+            asked += [len(ids) - ends if q else alone for ids, q in zip(encoded, part, strict=True)]
+            own = self.tokenizer(list(answers[start : start + BATCH]), add_special_tokens=False)["input_ids"]
+            answered += [len(ids) for ids in own]
+        end = len(self.end_ids) if self.section.end_token else 0
+        return asked, [before + own + end for before, own in zip(asked, answered, strict=True)]
+
+    def _ends_texts(self) -> int:
+        """How many end tokens the tokenizer puts after a text, which a prompt must not have: 1 or 0."""
+        ids = self.tokenizer("a")["input_ids"]
+        return int(len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id)
+
+    def example(self, question: str, answer: str, max_length: int | None = None, before: Before = NOTHING) -> Example:
         """A dialogue in tokens, cut at `max_length` tokens where it is given; a cut answer loses its end token."""
-        prompt = self.prompt_ids(question)
+        prompt = self.prompt_ids(question, before)
         ids = prompt + list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
         if self.section.end_token:
             ids += self.end_ids
         learn_from = 0 if self.section.learn == "everything" else len(prompt)
         return Example(tuple(ids[:max_length]), learn_from)
 
-    def answer_example(self, question: str, answer: str, max_length: int | None = None) -> Example:
+    def answer_example(
+        self, question: str, answer: str, max_length: int | None = None, before: Before = NOTHING
+    ) -> Example:
         """The same, with the loss over the answer and its end token, whatever the recipe learns: for the NLL."""
         section = self.section.model_copy(update={"learn": "answer", "end_token": True})
-        return replace(self, section=section).example(question, answer, max_length)
+        return replace(self, section=section).example(question, answer, max_length, before)
 
     def decode(self, ids: list[int]) -> str:
         """The answer's text, without end tokens and surrounding white space."""
@@ -102,9 +142,6 @@ class Prompt:
         """Ids that end an answer: the one that was learnt, and the tokenizer's own."""
         ids = [*self.end_ids[-1:], self.tokenizer.eos_token_id]
         return sorted({i for i in ids if i is not None})
-
-    def _chat(self, question: str) -> Any:
-        return _render(self.tokenizer, self.section, question)
 
 
 def _choose(section: PromptSection, tokenizer: Any) -> str:
@@ -138,8 +175,12 @@ def _checked(template: str, name: str) -> str:
     return template
 
 
-def _render(tokenizer: Any, section: PromptSection, question: str, answer: str | None = None) -> str:
-    messages = [{"role": "system", "content": section.system}] if section.system else []
+def _render(
+    tokenizer: Any, system: str | None, turns: tuple[tuple[str, str], ...], question: str, answer: str | None = None
+) -> str:
+    messages = [{"role": "system", "content": system}] if system else []
+    for asked, answered in turns:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     messages.append({"role": "user", "content": question})
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
@@ -154,7 +195,7 @@ def _end_ids(template: str, section: PromptSection, tokenizer: Any) -> tuple[int
         ids = list(tokenizer(tail, add_special_tokens=False)["input_ids"]) if tail else []
         return tuple(ids + ([end] if end is not None else []))
     mark = "the answer"
-    rest = _render(tokenizer, section, "q", mark).rpartition(mark)[2]
+    rest = _render(tokenizer, section.system, (), "q", mark).rpartition(mark)[2]
     ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     for place, token in enumerate(ids):

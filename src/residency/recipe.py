@@ -18,7 +18,20 @@ from residency.errors import UserError, listed, nearest
 BUILT_IN_RECIPE = "doctor"
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-CleaningStep = Literal["white-space", "question-prefix"]
+CleaningStep = Literal[
+    "unicode", "control-characters", "html", "links", "white-space", "question-prefix", "stock-closings"
+]
+Dropping = Literal["contradicting-answers", "truncated-answers", "copied-questions", "short-answers"]
+CLOSINGS = (
+    r"for (?:further|more) (?:information|doubts|queries|details)[^.!?]*? consult [^.!?]*?online\s*-*>*\.?",
+    r"(?:i )?hope (?:this|that|i|my)[^.!?]*?(?:help|answer|useful|query|question)[^.!?]*[.!?]?",
+    r"(?:please )?(?:feel free to|do not hesitate to|don't hesitate to|you can)[^.!?]*?"
+    r"(?:ask|contact|revert|write)[^.!?]*[.!?]?",
+    r"thank(?:s| you)[^.!?]*[.!?]?",
+    r"wish(?:ing)? you[^.!?]*[.!?]?",
+    r"take care[.!?]?",
+    r"(?:with )?(?:best |kind |warm )?regards[,.!]?",
+)
 
 
 class Section(BaseModel):
@@ -31,9 +44,6 @@ class DataSection(Section):
     """Which dialogues, which of their columns, and how they are cleaned and split."""
 
     source: str = Field(description="hub data set id, local file, folder or glob, or the built-in `clinic`")
-    encoding: str | None = Field(None, description="character encoding of text files; found when left out")
-    delimiter: str | None = Field(None, min_length=1, max_length=1, description="of a CSV file; found when left out")
-    streaming: bool = Field(False, description="read a hub data set row by row and stop after `rows`")
     config: str | None = Field(None, description="configuration of a hub data set")
     hub_split: str = Field("train", description="split of a hub data set that is read")
     revision: str | None = Field(None, description="branch, tag or commit of a hub data set")
@@ -41,12 +51,17 @@ class DataSection(Section):
     answer: str | None = Field(None, description="column with the answer; recognised when left out")
     context: str | None = Field(None, description="column put before the question (Alpaca's `input`)")
     text: str | None = Field(None, description="column with whole texts, instead of question and answer")
+    messages: str | None = Field(None, description="column with lists of messages; each assistant turn is an answer")
     rows: int | None = Field(None, ge=1, description="how many rows to take; all when left out")
     take: Literal["random", "first"] = Field("random", description="which rows, when `rows` is fewer than there are")
     test: Share = Field(0.1, description="share of the kept rows held out for evaluation")
     validation: Share = Field(0.05, description="share of the kept rows that chooses checkpoint and decoding")
     seed: int = Field(123, ge=0, description="seed of the row choice and the split")
-    clean: tuple[CleaningStep, ...] = Field(("white-space", "question-prefix"), description="cleaning steps, in order")
+    clean: tuple[CleaningStep, ...] = Field(
+        ("unicode", "control-characters", "white-space", "question-prefix"), description="cleaning steps, in order"
+    )
+    closings: tuple[str, ...] = Field(CLOSINGS, description="regular expressions of the step stock-closings")
+    drop: tuple[Dropping, ...] = Field((), description="rows to leave out, by the finding that names them")
     redact: bool = Field(True, description="replace e-mail addresses and phone numbers by placeholders")
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two rows are one case")
     overlong: Literal["drop", "truncate"] = Field("drop", description="what to do with rows over model.max_length")
@@ -54,8 +69,10 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _columns_agree(self) -> DataSection:
-        if self.text and (self.question or self.answer or self.context):
-            raise ValueError("text stands alone: leave out question, answer and context, or leave out text")
+        for whole in ("text", "messages"):
+            others = [name for name in ("question", "answer", "context", "text", "messages") if name != whole]
+            if getattr(self, whole) and any(getattr(self, name) for name in others):
+                raise ValueError(f"{whole} stands alone: leave out {', '.join(others)}, or leave out {whole}")
         if self.test + self.validation >= 1:
             raise ValueError(f"test {self.test:g} and validation {self.validation:g} leave nothing to train on")
         return self

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from residency.errors import UserError
+from residency.prompts import Before
 from residency.recipe import Recipe
 
 MANIFEST = "manifest.json"
@@ -30,12 +31,21 @@ LOCK = ".lock"
 class Dialogue:
     """One question and its answer; `row` is the position in the source, counted from 1.
 
-    A record of plain text has an empty question and its text as the answer.
+    A record of plain text has an empty question and its text as the answer. In a conversation, `history` holds the
+    earlier questions and answers, oldest first, and `turn` counts from 0.
     """
 
     row: int
     question: str
     answer: str
+    turn: int = 0
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def before(self) -> Before:
+        """What stands before the question."""
+        return Before(self.system, self.history)
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,10 @@ class Run:
     def dialogues(self, split: str) -> list[Dialogue]:
         """The dialogues of a prepared split: train, validation or test."""
         rows = self.read_jsonl(f"data/{split}.jsonl", "prepare")
-        return [Dialogue(row["row"], row["question"], row["answer"]) for row in rows]
+        return [
+            Dialogue(**{**row, "history": tuple((question, answer) for question, answer in row.get("history", []))})
+            for row in rows
+        ]
 
     @contextmanager
     def locked(self) -> Iterator[None]:

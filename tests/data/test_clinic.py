@@ -167,14 +167,14 @@ def test_its_specialities_are_as_many_as_it_says_and_no_row_stands_in_two() -> N
 
 def test_prefixes_and_white_space_are_where_it_says(source: pl.DataFrame) -> None:
     for step, fault in (("question-prefix", "before the question"), ("white-space", "ragged white space")):
-        after, (done,) = clean(source.select("row", "question", "answer"), (step,))
+        after, (done,) = clean(source.select("row", "question", "answer"), DataSection(source="clinic", clean=(step,)))
         touched = (source["question"] != after["question"]) | (source["answer"] != after["answer"])
         assert source["row"].filter(touched).to_list() == single(fault)
         assert done.rows == len(single(fault))
 
 
 def test_addresses_and_numbers_are_where_it_says(source: pl.DataFrame, run: tuple[DataReport, Run]) -> None:
-    after, counts = privacy.redact(clean(source, ("white-space",))[0])
+    after, counts = privacy.redact(clean(source, DataSection(source="clinic", clean=("white-space",)))[0])
     for kind, fault in (("email", "e-mail"), ("phone", "phone number")):
         mark = f"[{kind.upper()}]"
         here = pl.any_horizontal(pl.col("question", "answer").str.contains(mark, literal=True))

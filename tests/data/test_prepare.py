@@ -153,7 +153,7 @@ def test_the_report_in_the_folder_is_the_one_returned(tmp_path: Path, tokenizer:
     written = json.loads((run.folder / "data" / "report.json").read_text())
     assert written["split"] == report.split
     assert written["sample"].endswith("<|im_end|>")
-    assert written["cleaned"][1]["rows"] == 30
+    assert {step["step"]: step["rows"] for step in written["cleaned"]}["question-prefix"] == 30
 
 
 NO_SPLIT = {"test": 0.0, "validation": 0.0}
@@ -217,7 +217,7 @@ def test_personal_data_is_counted_and_stands_in_no_file_that_prepare_writes(
 ) -> None:
     report, run = prepare_file(private_file, tmp_path / "run", tokenizer, **NO_SPLIT)
     assert report.redacted == {"email": 4, "phone": 3}
-    assert report.cleaned[0].rows == 3
+    assert report.cleaned[2].rows == 3
     texts = [path.read_text("utf-8") for path in (run.folder / "data").glob("*.json*")]
     texts += [str(pl.read_parquet(path).rows()) for path in (run.folder / "data").glob("*.parquet")]
     assert len(texts) == 11
@@ -231,7 +231,7 @@ def test_without_redaction_the_rows_stay_and_samples_show_them(
     report, run = prepare_file(private_file, tmp_path / "run", tokenizer, **NO_SPLIT, redact=False)
     assert report.redacted == {}
     assert "nobody@mail.example" in run.dialogues("train")[0].question
-    assert report.cleaned[0].samples[0][0] == 1
+    assert report.cleaned[2].samples[0][0] == 1
 
 
 @pytest.mark.parametrize("take", ["random", "first"])
@@ -268,3 +268,89 @@ def test_lengths_are_those_of_the_examples_that_are_trained_on(data_file: Path, 
     assert (rows["prompt_tokens"] + rows["answer_tokens"]).to_list() == [len(example) for example in examples]
     assert report.tokens["prompt"]["total"] + report.tokens["answer"]["total"] == sum(map(len, examples))
     assert sum(report.lengths["counts"]) == 60
+
+
+def conversations(count: int) -> list[dict[str, Any]]:
+    """Two questions and answers each, the second one short and the same in all of them."""
+    return [
+        {
+            "messages": [
+                {"role": "system", "content": f"You are doctor {n}."},
+                {"role": "user", "content": f"Q. What of  case {n} at {n * n}?"},
+                {"role": "assistant", "content": f"Case {n} asks for rest of {n} days and much water."},
+                {"role": "user", "content": "And at night?"},
+                {
+                    "role": "assistant",
+                    "content": f"At night case {n} needs sleep for {n * 7} hours, no more and no less.",
+                },
+            ]
+        }
+        for n in range(count)
+    ]
+
+
+def test_each_assistant_turn_is_an_answer_with_what_was_said_before(tmp_path: Path, tokenizer: Any) -> None:
+    report, run = run_prepare(
+        conversations(20), tmp_path, tokenizer, data={"clean": ["white-space", "question-prefix"]}
+    )
+    assert report.rows_in == report.kept == 40
+    first, second = run.dialogues("train")[:2]
+    assert (first.turn, first.question, first.history) == (0, first.question, ())
+    assert second.turn == 1
+    assert second.history == ((first.question, first.answer),)  # cleaned as it is where it is learnt
+    assert first.question.startswith("What of case")
+    assert second.system == first.system
+    assert report.sample.startswith("<|im_start|>system\nYou are doctor")
+
+
+def test_a_conversation_goes_to_one_split_as_a_whole(tmp_path: Path, tokenizer: Any) -> None:
+    _, run = run_prepare(conversations(30), tmp_path, tokenizer, data={"test": 0.2, "validation": 0.1})
+    rows = {name: {d.row for d in run.dialogues(name)} for name in ("train", "validation", "test")}
+    assert not rows["train"] & rows["test"]
+    assert not rows["train"] & rows["validation"]
+    assert len(rows["test"]) > 1  # the same second question did not make one case of them all
+
+
+def test_a_malformed_conversation_stops_or_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        *conversations(10),
+        {"messages": [{"role": "doctor", "content": "x"}]},
+        {"messages": [{"role": "assistant", "content": "x"}]},
+        {"messages": [{"role": "user", "content": "Why?"}]},
+        {"messages": []},
+    ]
+    with pytest.raises(UserError, match='row 11: message 1: unknown role "doctor", expected one of system, user'):
+        run_prepare(rows, tmp_path, tokenizer)
+    report, _ = run_prepare(rows, tmp_path, tokenizer, data={"on_error": "skip"})
+    assert report.dropped == {"malformed conversation": 2, "no assistant turn": 2}
+    assert report.rows_in == 24
+
+
+def test_sharegpt_conversations_are_read_too(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        {"conversations": [{"from": "human", "value": f"q {n}?"}, {"from": "gpt", "value": f"answer {n} to that."}]}
+        for n in range(10)
+    ]
+    report, run = run_prepare(rows, tmp_path, tokenizer, data={"test": 0.2, "validation": 0})
+    assert report.kept == 10
+    assert report.shape == "messages: each assistant turn of conversations"
+    assert run.dialogues("train")[0].question.startswith("q ")
+
+
+def test_what_a_finding_names_can_be_dropped_and_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"question": f"Why case {n}?", "answer": f"Because of {n} things, and of {n * n} more."} for n in range(20)]
+    rows += [{"question": "Can I swim?", "answer": "Yes."}]
+    report, _ = run_prepare(rows, tmp_path, tokenizer, data={"drop": ["short-answers"]})
+    assert report.dropped == {"short-answers": 1}
+    assert "short-answers" not in [finding.kind for finding in report.findings]
+    report, _ = run_prepare(rows, tmp_path, tokenizer)
+    assert [f.examples[0][0] for f in report.findings if f.kind == "short-answers"] == [21]
+
+
+def test_a_dropped_row_can_be_found_in_its_file(tmp_path: Path, tokenizer: Any) -> None:
+    for name in ("a", "b"):
+        rows = [{"question": f"Why {name} {n}?", "answer": f"Because of {name} and {n}."} for n in range(9)]
+        write_jsonl(tmp_path / f"{name}.jsonl", [*rows, {"question": "Why?", "answer": ""}])
+    _, run = run_prepare([], tmp_path, tokenizer, data={"source": str(tmp_path / "[ab].jsonl"), "validation": 0})
+    dropped = pl.read_parquet(run.folder / "data" / "dropped.parquet")
+    assert dropped["position"].to_list() == [f"{tmp_path / 'a.jsonl'} line 10", f"{tmp_path / 'b.jsonl'} line 10"]

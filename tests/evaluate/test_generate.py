@@ -32,10 +32,14 @@ def prompt(model: Any) -> Prompt:
     return Prompt.build(PromptSection(), load_tokenizer(ModelSection(base=model.name_or_path)))
 
 
+def asked(prompt: Prompt) -> list[list[int]]:
+    return [prompt.prompt_ids(question) for question in QUESTIONS]
+
+
 @pytest.mark.parametrize("decoding", CANDIDATES, ids=lambda decoding: decoding.name)
 @pytest.mark.parametrize("batch", [4, 3])
 def test_answers_in_batches_are_those_of_one_at_a_time(model: Any, prompt: Prompt, decoding: Any, batch: int) -> None:
-    found = answer(model, prompt, QUESTIONS, decoding, max_new_tokens=24, batch=batch)
+    found = answer(model, prompt, asked(prompt), decoding, max_new_tokens=24, batch=batch)
     for question, given in zip(QUESTIONS, found.answers, strict=True):
         ids = torch.tensor([prompt.prompt_ids(question)])
         config = GenerationConfig(
@@ -49,9 +53,9 @@ def test_answers_in_batches_are_those_of_one_at_a_time(model: Any, prompt: Promp
 
 
 def test_the_models_own_settings_do_not_leak_into_a_decoding(model: Any, prompt: Prompt) -> None:
-    before = answer(model, prompt, QUESTIONS, GREEDY, max_new_tokens=24, batch=4)
+    before = answer(model, prompt, asked(prompt), GREEDY, max_new_tokens=24, batch=4)
     model.generation_config.repetition_penalty = 3.0
-    after = answer(model, prompt, QUESTIONS, GREEDY, max_new_tokens=24, batch=4)
+    after = answer(model, prompt, asked(prompt), GREEDY, max_new_tokens=24, batch=4)
     assert before.answers == after.answers
     assert model.generation_config.repetition_penalty == 3.0
 
@@ -64,7 +68,7 @@ def test_an_answer_that_stops_holds_no_end_token(model: Any, prompt: Prompt) -> 
         hook = head.register_forward_hook(
             lambda _module, _inputs, logits: logits.index_fill(-1, torch.tensor(prompt.stop_ids), 1e4)
         )
-    found = answer(model, prompt, QUESTIONS[:2], GREEDY, max_new_tokens=5, batch=2)
+    found = answer(model, prompt, asked(prompt)[:2], GREEDY, max_new_tokens=5, batch=2)
     hook.remove()
     assert [(given.text, given.tokens, given.stopped) for given in found.answers] == [("", 0, True)] * 2
 
@@ -84,8 +88,10 @@ def test_likelihoods_are_plain_cross_entropy_example_by_example(model: Any) -> N
 
 def test_progress_counts_tokens_over_all_batches(model: Any, prompt: Prompt) -> None:
     told: list[tuple[int, int]] = []
-    answer(
-        model, prompt, QUESTIONS, GREEDY, max_new_tokens=6, batch=2, tell=lambda done, total: told.append((done, total))
-    )
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+
+    answer(model, prompt, asked(prompt), GREEDY, max_new_tokens=6, batch=2, tell=tell)
     assert {total for _, total in told} == {12}
     assert [done for done, _ in told] == sorted(done for done, _ in told)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import polars as pl
 
+from residency.errors import UserError
+from residency.recipe import DataSection
+
 SAMPLES = 3
+BOTH = ("question", "answer", "context", "system")
 
 
 @dataclass(frozen=True)
@@ -24,30 +29,80 @@ class Step:
     """A cleaning step: the columns it applies to, and what it does to their text."""
 
     columns: tuple[str, ...]
-    apply: Callable[[pl.Expr], pl.Expr]
+    apply: Callable[[pl.Expr, DataSection], pl.Expr]
+
+
+def _unicode(text: pl.Expr, _: DataSection) -> pl.Expr:
+    """Composed characters (NFC), so that the same word is the same tokens."""
+    return text.str.normalize("NFC")
+
+
+def _control(text: pl.Expr, _: DataSection) -> pl.Expr:
+    """Without control and zero-width characters; tabs, line breaks and joiners (emoji need them) stay."""
+    return text.str.replace_all(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufffd]", "")
+
+
+def _html(text: pl.Expr, _: DataSection) -> pl.Expr:
+    """Tags become blanks, line breaks for those that break lines; entities become their characters."""
+    broken = text.str.replace_all(r"(?i)<(?:br|/p|/div|/li|/h[1-6]|/tr)\s*/?>", "\n")
+    bare = broken.str.replace_all(r"(?is)<(?:script|style)\b.*?</(?:script|style)>|<!--.*?-->|</?[a-z][^<>]*>", " ")
+    entities = bare.str.contains(r"&(?:[a-zA-Z]+|#\d+|#x[0-9a-fA-F]+);")
+    return pl.when(entities).then(bare.map_elements(html.unescape, pl.String)).otherwise(bare)
+
+
+def _links(text: pl.Expr, _: DataSection) -> pl.Expr:
+    """Without web addresses; of a Markdown link the words stay."""
+    words = text.str.replace_all(r"\[([^\]\[]*)\]\((?:https?://|www\.)[^\s()]*\)", "$1")
+    return words.str.replace_all(r"(?i)\b(?:https?://|www\.)[^\s<>()]*[^\s<>().,;:!?]", "")
+
+
+def _white_space(text: pl.Expr, _: DataSection) -> pl.Expr:
+    return text.str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def _prefix(text: pl.Expr, _: DataSection) -> pl.Expr:
+    return text.str.replace(r"^\s*[Qq]\s*[.:]\s*", "")
+
+
+def _closings(text: pl.Expr, section: DataSection) -> pl.Expr:
+    """Without the stock sentences at the end. An answer that is nothing else stays, for the audit to name."""
+    sentence = "|".join(f"(?:{closing})" for closing in section.closings)
+    shorter = text.str.replace(rf"(?i)(^|[.!?>)])\s*(?:(?:{sentence})\s*)+$", "${1}")
+    return pl.when(shorter == "").then(text).otherwise(shorter)
 
 
 STEPS = {
-    "white-space": Step(
-        ("question", "answer", "context"), lambda text: text.str.replace_all(r"\s+", " ").str.strip_chars()
-    ),
-    "question-prefix": Step(("question",), lambda text: text.str.replace(r"^\s*[Qq]\s*[.:]\s*", "")),
+    "unicode": Step(BOTH, _unicode),
+    "control-characters": Step(BOTH, _control),
+    "html": Step(BOTH, _html),
+    "links": Step(BOTH, _links),
+    "white-space": Step(BOTH, _white_space),
+    "question-prefix": Step(("question",), _prefix),
+    "stock-closings": Step(("answer",), _closings),
 }
 
 
-def clean(rows: pl.DataFrame, steps: tuple[str, ...]) -> tuple[pl.DataFrame, list[Cleaned]]:
-    """Apply the steps in order to `question`, `answer` and `context`."""
+def clean(rows: pl.DataFrame, section: DataSection) -> tuple[pl.DataFrame, list[Cleaned]]:
+    """Apply the recipe's steps in order to `question`, `answer`, `context` and `system`.
+
+    Raises:
+        UserError: a pattern of `data.closings` is no regular expression.
+    """
     done = []
-    for name in steps:
+    for name in section.clean:
         step = STEPS[name]
         columns = [column for column in step.columns if column in rows.columns]
-        after = rows.with_columns(step.apply(pl.col(column)) for column in columns)
-        done.append(compare(name, rows, after, columns))
+        try:
+            after = rows.with_columns(step.apply(pl.col(column), section).alias(column) for column in columns)
+        except pl.exceptions.ComputeError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"data.closings: {reason}", "regular expressions without look-around") from None
+        done.append(_compared(name, rows, after, columns))
         rows = after
     return rows, done
 
 
-def compare(name: str, before: pl.DataFrame, after: pl.DataFrame, columns: list[str]) -> Cleaned:
+def _compared(name: str, before: pl.DataFrame, after: pl.DataFrame, columns: list[str]) -> Cleaned:
     """Which rows a step touched."""
     changed = pl.Series([False] * before.height, dtype=pl.Boolean)
     samples: list[tuple[int, str, str]] = []

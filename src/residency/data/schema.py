@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from residency.data import conversations
 from residency.errors import UserError, listed, nearest
 from residency.recipe import DataSection
 
@@ -18,9 +19,12 @@ class Shape:
     answer: str
     question: str | None = None
     context: str | None = None
+    messages: str | None = None
     other: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if self.messages:
+            return f"{self.kind}: each assistant turn of {self.messages}"
         if self.question is None:
             return f"{self.kind}: {self.answer}"
         return f"{self.kind}: {self.question}{f' + {self.context}' if self.context else ''} -> {self.answer}"
@@ -39,6 +43,7 @@ KNOWN = (
     ("question/answer", "description", None, "doctor"),
     ("text", None, None, "text"),
 )
+MESSAGES = ("messages", "conversations", "conversation")
 
 
 def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
@@ -48,6 +53,8 @@ def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
         UserError: a named column does not exist, or no known shape fits; the message names the columns there are.
     """
     columns = [name for name in rows.columns if name != "row"]
+    if section.messages:
+        return _messages(rows, _column("messages", section.messages, columns))
     if section.text:
         return Shape("text", _column("text", section.text, columns))
     found = _known(columns)
@@ -58,13 +65,25 @@ def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
         return Shape(
             "question/answer", _column("answer", answer, columns), _column("question", question, columns), context
         )
+    talks = [name for name in columns if name.lower() in MESSAGES and conversations.holds_messages(rows[name])]
+    if talks:
+        return replace(_messages(rows, talks[0]), other=tuple(str(shape) for shape in found))
     if not found:
         raise UserError(
             f"data.source {section.source}: no known record shape; its columns are {listed(columns)}",
-            "question/answer, instruction/response, input/output or text",
+            "question/answer, instruction/response, input/output, messages, conversations or text",
             "name them as data.question and data.answer, or data.text",
         )
     return replace(found[0], context=context) if context else found[0]
+
+
+def _messages(rows: pl.DataFrame, column: str) -> Shape:
+    if not conversations.holds_messages(rows[column]):
+        raise UserError(
+            f'data.messages: column "{column}" holds {rows[column].dtype}',
+            "a list of messages with role and content, or from and value",
+        )
+    return Shape("messages", column, messages=column)
 
 
 def _known(columns: list[str]) -> list[Shape]:
@@ -78,7 +97,7 @@ def _known(columns: list[str]) -> list[Shape]:
         return []
     first = fits[0]
     other = tuple(str(shape) for shape in fits[1:] if (shape.question, shape.answer) != (first.question, first.answer))
-    return [Shape(first.kind, first.answer, first.question, first.context, other)]
+    return [replace(first, other=other)]
 
 
 def _column(field: str, name: str, columns: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import glob
 import json
@@ -15,10 +16,12 @@ import polars as pl
 
 from residency.errors import UserError, listed, nearest
 from residency.recipe import DataSection
+from residency.workspace import sha256
 
 BUILT_IN = ("clinic",)
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _UNBUILT = (pl.exceptions.PolarsError, TypeError, OverflowError)  # values that make no table
+LINES = (".jsonl", ".ndjson", "clinic")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -26,12 +29,23 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class Table:
     """Rows as they were read, all columns, and the rows that could not be read.
 
-    `rows` has a column `row`: the position in the source counted from 1 (for JSONL, the line).
+    `rows` has a column `row`: the position in the source counted from 1 (for JSONL, the line). Over several files it
+    counts on, and `parts` holds each file's name, its first number, and the position in the file of each of its rows.
     """
 
     rows: pl.DataFrame
     name: str
     unreadable: list[tuple[int, str]] = field(default_factory=list)
+    parts: list[tuple[str, int, pl.Series]] = field(default_factory=list)
+
+    def where(self, row: int) -> str:
+        """The file and position that a row number stands for."""
+        place = bisect.bisect_right(self.parts, row, key=lambda part: part[1]) - 1
+        name, number = self.name, row
+        if place >= 0:
+            name, first, positions = self.parts[place]
+            number = positions[row - first]
+        return f"{name} {'line' if name.endswith(LINES) else 'row'} {number}"
 
 
 def load(section: DataSection) -> Table:
@@ -60,7 +74,7 @@ def _load(section: DataSection) -> Table:
         return _numbered(_file(path, section), source)
     if path.is_dir():
         return _numbered(_hub(str(path), section), source)
-    files = sorted(glob.glob(str(path), recursive=True)) if any(c in source for c in "*?[") else []  # noqa: PTH207
+    files = _globbed(path)
     if files:
         tables = [_numbered(_file(Path(name), section), name) for name in files]
         return _joined(tables, source)
@@ -70,6 +84,22 @@ def _load(section: DataSection) -> Table:
     raise UserError(
         f"data.source {source}: no such file", f"a file, folder, glob, hub id, or built in: {listed(BUILT_IN)}", near
     )
+
+
+def inputs(section: DataSection) -> dict[str, str] | None:
+    """The sha256 of each local file that a source is read from; None for a hub data set, which has none."""
+    path = Path(section.source).expanduser()
+    if section.source in BUILT_IN:
+        files = [Path(str(resources.files("residency") / "assets" / f"{section.source}.jsonl"))]
+    elif path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+    else:
+        files = [path] if path.is_file() else [Path(name) for name in _globbed(path)]
+    return {file.name if len(files) == 1 else str(file): sha256(file) for file in files} or None
+
+
+def _globbed(path: Path) -> list[str]:
+    return sorted(glob.glob(str(path), recursive=True)) if any(c in str(path) for c in "*?[") else []  # noqa: PTH207
 
 
 def _neighbours(path: Path) -> list[str]:
@@ -87,8 +117,15 @@ def _numbered(read: pl.DataFrame | tuple[pl.DataFrame, list[tuple[int, str]]], n
 
 def _joined(tables: list[Table], name: str) -> Table:
     rows = pl.concat([table.rows.drop("row") for table in tables], how="diagonal_relaxed")
-    unreadable = [(row, f"{table.name}: {why}") for table in tables for row, why in table.unreadable]
-    return Table(rows.with_row_index("row", offset=1), name, unreadable)
+    parts, first = [], 1
+    for table in tables:
+        parts.append((table.name, first, table.rows["row"]))
+        first += table.rows.height
+    # Rows that could not be read are numbered after those that could, so that no number stands for two rows.
+    faulty = [(table.name, row, why) for table in tables for row, why in table.unreadable]
+    unreadable = [(first + place, f"{file}: {why}") for place, (file, _, why) in enumerate(faulty)]
+    parts += [(file, first + place, pl.Series([row])) for place, (file, row, _) in enumerate(faulty)]
+    return Table(rows.with_row_index("row", offset=1), name, unreadable, parts)
 
 
 def _file(path: Path, section: DataSection) -> pl.DataFrame | tuple[pl.DataFrame, list[tuple[int, str]]]:
@@ -124,7 +161,8 @@ def _jsonl(path: Path, section: DataSection) -> pl.DataFrame | tuple[pl.DataFram
                     raise ValueError(f"found {type(value).__name__}")
                 if b"\\ud" in line.lower():
                     json.dumps(value, ensure_ascii=False).encode()  # half an emoji is valid JSON, but no text
-                rows.append({**value, "row": number})
+                own = {"row_in_source": value.pop("row")} if "row" in value else {}
+                rows.append({**value, **own, "row": number})
             except (ValueError, RecursionError) as error:
                 why = f"line {number}: no JSON object ({error})"
                 if section.on_error == "stop":

@@ -30,8 +30,17 @@ def split(clusters: np.ndarray, test: float, validation: float, seed: int) -> np
                 names[rows] = name
                 filled[name] += len(rows)
                 break
+    for name, goal in goals.items():
+        if goal and not filled[name]:  # every cluster is larger than the goal: one more row is better than none
+            names[_smallest(members, names, order)] = name
     _check(names, {"test": test, "validation": validation, "train": 1.0}, total)
     return names
+
+
+def _smallest(members: dict[int, list[int]], names: np.ndarray, order: np.ndarray) -> list[int]:
+    """Rows of the smallest cluster that is still in training; nothing where it would leave training empty."""
+    left = [members[cluster] for cluster in order.tolist() if names[members[cluster][0]] == "train"]
+    return min(left, key=len) if len(left) > 1 else []
 
 
 def leaked(clusters: np.ndarray, names: np.ndarray) -> int:

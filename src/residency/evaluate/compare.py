@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from residency import models
+from residency import environment, models
 from residency.evaluate import score
 from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
 from residency.progress import Progress, Silent
-from residency.prompts import Prompt
+from residency.prompts import NOTHING, Before, Prompt
 from residency.recipe import Recipe
 from residency.workspace import Dialogue, Run
 
@@ -33,6 +33,7 @@ class Question:
     row: int
     question: str
     reference: str
+    before: Before = NOTHING
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Exam:
         return answer(
             model,
             self.prompt,
-            [question.question for question in questions],
+            [self.prompt.prompt_ids(asked.question, asked.before) for asked in questions],
             decoding,
             max_new_tokens=section.max_new_tokens,
             batch=section.batch,
@@ -100,6 +101,7 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
     Raises:
         UserError: the run was not prepared or not trained.
     """
+    environment.keep_freed_memory()
     data = run.read_json("data/report.json", "prepare")
     exam = Exam(
         recipe=recipe,
@@ -123,7 +125,7 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
 
 def _question(dialogue: Dialogue) -> Question:
     if dialogue.question:
-        return Question(dialogue.row, dialogue.question, dialogue.answer)
+        return Question(dialogue.row, dialogue.question, dialogue.answer, dialogue.before)
     words = dialogue.answer.split()
     opening = max(1, int(OPENING * len(words)))
     return Question(dialogue.row, " ".join(words[:opening]), " ".join(words[opening:]))
@@ -188,7 +190,7 @@ def _remember(run: Run, decoding: Decoding) -> None:
 
 def _perform(model: Any, name: str, exam: Exam, decoding: Decoding) -> Performance:
     limit = exam.recipe.model.max_length
-    examples = [exam.prompt.answer_example(test.question, test.reference, limit) for test in exam.tests]
+    examples = [exam.prompt.answer_example(t.question, t.reference, limit, t.before) for t in exam.tests]
     probes = off_topic() if exam.recipe.evaluate.off_topic else []
     given = exam.ask(model, [*exam.tests, *probes], decoding, f"Answers of the {name} model")
     chosen, aside = given.answers[: len(exam.tests)], given.answers[len(exam.tests) :]

@@ -39,7 +39,6 @@ CANDIDATES = (
     GREEDY,
     Decoding("greedy, repetition penalty 1.1", repetition_penalty=1.1),
     Decoding("greedy, repetition penalty 1.2", repetition_penalty=1.2),
-    Decoding("greedy, no 6-gram twice", no_repeat_ngram_size=6),
 )
 
 
@@ -68,15 +67,14 @@ class Answers:
 def answer(
     model: Any,
     prompt: Prompt,
-    questions: Sequence[str],
+    prompts: Sequence[list[int]],
     decoding: Decoding,
     *,
     max_new_tokens: int,
     batch: int,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
-    """Answer each question; `tell(done, total)` is called as tokens come."""
-    prompts = [prompt.prompt_ids(question) for question in questions]
+    """Continue each prompt, given as token ids; `tell(done, total)` is called as tokens come."""
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     groups = [order[start : start + batch] for start in range(0, len(order), batch)]
     config = GenerationConfig(
@@ -100,7 +98,7 @@ def answer(
             )
         for place, row in zip(places, output[:, ids.shape[1] :].tolist(), strict=True):
             found[place] = _answer(row, prompt, max_new_tokens)
-    return Answers([found[place] for place in range(len(questions))], time.perf_counter() - started)
+    return Answers([found[place] for place in range(len(prompts))], time.perf_counter() - started)
 
 
 def likelihoods(model: Any, examples: Sequence[Example], tokens_per_batch: int = 2048) -> list[tuple[float, int]]:

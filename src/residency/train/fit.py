@@ -6,17 +6,16 @@ import json
 import math
 import shutil
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from residency import environment, models
-from residency.errors import Interrupted, UserError
+from residency.errors import Interrupted
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
@@ -72,12 +71,18 @@ def train(
 
     Raises:
         UserError: the data was not prepared, or a setting does not fit the model.
-        Interrupted: stopped by the user; `resume` goes on from the last checkpoint.
+        Interrupted: stopped by the user; `resume` goes on from the last checkpoint, or begins where there is none.
     """
     progress = progress or Silent()
-    limit = recipe.model.max_length
+    checkpoint = _checkpoint(run) if resume else None
+    if checkpoint is None:
+        run.forget("checkpoints")  # of an earlier training: this one must not go on from them
+        if resume:
+            progress.say("No checkpoint to go on from: training starts at the beginning")
+    environment.keep_freed_memory()
     examples, validation = (
-        [prompt.example(d.question, d.answer, limit) for d in run.dialogues(split)] for split in ("train", "validation")
+        [prompt.example(d.question, d.answer, recipe.model.max_length, d.before) for d in run.dialogues(split)]
+        for split in ("train", "validation")
     )
     setup = _setup(recipe, len(examples))
     model = _model(recipe, setup, progress)
@@ -92,18 +97,16 @@ def train(
         pad_id=prompt.tokenizer.pad_token_id or 0,
         tokens_per_batch=setup.tokens_per_batch,
     )
-    metrics = _record(trainer, run, progress, resume=resume)
+    metrics = _record(trainer, run, progress, checkpoint)
     if recipe.train.patience and validation:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=recipe.train.patience))
-    started = time.perf_counter()
     try:
         with models.quiet_libraries():
-            trainer.train(resume_from_checkpoint=_checkpoint(run) if resume else None)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise Interrupted(f"training stopped at step {trainer.state.global_step} of {setup.steps}") from None
-    seconds = time.perf_counter() - started
     _save(trainer, recipe, run, prompt)
-    report = _report(trainer, setup, summary, metrics, seconds)
+    report = _report(trainer, setup, summary, metrics)
     run.write_json("train.json", asdict(report))
     return report
 
@@ -161,6 +164,7 @@ def _arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> Tr
         save_steps=every,
         save_total_limit=2,
         load_best_model_at_end=validated,
+        restore_callback_states_from_checkpoint=True,
         metric_for_best_model="eval_loss" if validated else None,
         greater_is_better=False if validated else None,
         remove_unused_columns=False,
@@ -171,14 +175,14 @@ def _arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> Tr
     )
 
 
-def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, *, resume: bool) -> list[dict[str, Any]]:
+def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint: Path | None) -> list[dict[str, Any]]:
     """Write each row of metrics as it comes, and tell the progress; returns the growing list of rows."""
     path = run.path("metrics.jsonl")
     metrics: list[dict[str, Any]] = []
-    if resume and path.exists():
-        done = _last_step(run)
+    if checkpoint and path.exists():
         kept = (json.loads(line) for line in path.read_text("utf-8").splitlines())
-        metrics = [row for row in kept if row["step"] <= done]
+        metrics = [row for row in kept if row["step"] <= _step(checkpoint)]
+        trainer.counts = Counts(**{field.name: metrics[-1][field.name] for field in fields(Counts)})
     run.write_jsonl("metrics.jsonl", metrics)
     validation = ""
 
@@ -196,19 +200,22 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, *, resume: 
         )
 
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Recorder(lambda: trainer.counts, record))
+    trainer.add_callback(Recorder(lambda: trainer.counts, record, metrics[-1]["seconds"] if metrics else 0.0))
     return metrics
 
 
-def _checkpoint(run: Run) -> str:
-    found = get_last_checkpoint(str(run.path("checkpoints")))
-    if found is None:
-        raise UserError(f"{run.folder}/checkpoints: no checkpoint to resume from", fix="train without --resume")
-    return str(found)
+def _checkpoint(run: Run) -> Path | None:
+    """The newest whole checkpoint; none where training was stopped before its first.
+
+    transformers writes a checkpoint's `trainer_state.json` last: without it the checkpoint was cut short.
+    """
+    found = run.path("checkpoints").glob("checkpoint-*")
+    whole = [path for path in found if (path / TRAINER_STATE_NAME).is_file()]
+    return max(whole, key=_step, default=None)
 
 
-def _last_step(run: Run) -> int:
-    return int(Path(_checkpoint(run)).name.rpartition("-")[2])
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -> None:
@@ -227,9 +234,7 @@ def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -
     shutil.rmtree(run.path("checkpoints"), ignore_errors=True)
 
 
-def _report(
-    trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: list[dict[str, Any]], seconds: float
-) -> TrainReport:
+def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: list[dict[str, Any]]) -> TrainReport:
     device, counts, steps = setup.device, trainer.counts, trainer.state.global_step
     validations = [(row["validation_loss"], row["step"]) for row in metrics if "validation_loss" in row]
     best = min(validations, default=(None, steps))
@@ -240,8 +245,8 @@ def _report(
         answer_tokens=counts.answer_tokens,
         total_tokens=counts.total_tokens,
         padding_share=1 - counts.total_tokens / max(counts.padded_tokens, 1),
-        seconds=seconds,
-        tokens_per_second=counts.total_tokens / max(counts.seconds, 1e-9),
+        seconds=metrics[-1]["seconds"],
+        tokens_per_second=counts.total_tokens / max(counts.step_seconds, 1e-9),
         mfu=_mfu(summary, counts, steps, setup),
         peak_memory_bytes=peak_memory(device),
         precision=setup.precision,
@@ -258,7 +263,7 @@ def _report(
 def _mfu(summary: Summary, counts: Counts, steps: int, setup: Setup) -> float:
     """Model FLOPs utilisation: the work of the steps over what a matrix product on this machine would have done."""
     dtype = torch.bfloat16 if setup.precision == "bf16" else torch.float32
-    return summary.flops_per_step * steps / max(counts.seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
+    return summary.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
 
 
 def peak_memory(device: torch.device) -> int:

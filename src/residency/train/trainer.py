@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class Counts:
     answer_tokens: int = 0
     total_tokens: int = 0
     padded_tokens: int = 0
-    seconds: float = 0.0
+    step_seconds: float = 0.0
 
 
 class ResidencyTrainer(Trainer):
@@ -67,7 +67,7 @@ class ResidencyTrainer(Trainer):
         self.counts.answer_tokens += total
         self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
-        self.counts.seconds += time.perf_counter() - started
+        self.counts.step_seconds += time.perf_counter() - started
         return loss
 
     def evaluate(
@@ -97,9 +97,9 @@ class ResidencyTrainer(Trainer):
 class Recorder(TrainerCallback):
     """Hands each step's and each validation's numbers on as they come."""
 
-    def __init__(self, counts: Callable[[], Counts], record: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, counts: Callable[[], Counts], record: Callable[[dict[str, Any]], None], before: float) -> None:
         self.counts, self.record = counts, record
-        self.started = time.perf_counter()
+        self.started = time.perf_counter() - before  # seconds that the run took until it was stopped
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **rest: Any) -> None:
         """A step's loss and learning rate, or a validation's loss."""
@@ -114,8 +114,7 @@ class Recorder(TrainerCallback):
         counts = self.counts()
         row |= {
             "seconds": round(time.perf_counter() - self.started, 3),
-            "total_tokens": counts.total_tokens,
-            "answer_tokens": counts.answer_tokens,
-            "tokens_per_second": round(counts.total_tokens / counts.seconds, 1) if counts.seconds else None,
+            **asdict(counts),
+            "tokens_per_second": round(counts.total_tokens / counts.step_seconds, 1) if counts.step_seconds else None,
         }
         self.record(row)

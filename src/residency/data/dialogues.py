@@ -1,0 +1,65 @@
+"""From a table in some shape to dialogues: row, question and answer, and turn and system where there are turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from residency.data import conversations, schema
+from residency.errors import UserError
+
+DROPPED = {"row": pl.UInt32, "reason": pl.String, "question": pl.String, "answer": pl.String}
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """Rows to learn from, and the records that hold none: row, reason, question and answer as far as there are any."""
+
+    rows: pl.DataFrame
+    dropped: pl.DataFrame
+
+
+def read(table: pl.DataFrame, shape: schema.Shape, on_error: str) -> Dialogues:
+    """The dialogues in a table.
+
+    Raises:
+        UserError: a conversation is malformed and `on_error` is stop, or a column holds no text.
+    """
+    if shape.messages:
+        return _conversations(table, shape.messages, on_error)
+    empty = pl.Series("question", [""] * table.height, dtype=pl.String)
+    columns = {
+        "row": table["row"],
+        "question": schema.texts(table, shape.question) if shape.question else empty,
+        "answer": schema.texts(table, shape.answer),
+    }
+    if shape.context:
+        columns["context"] = schema.texts(table, shape.context)
+    return Dialogues(pl.DataFrame(columns), dropped([]))
+
+
+def dropped(rows: list[tuple[int, str, str]]) -> pl.DataFrame:
+    """A table of dropped rows from (row, reason, what was found)."""
+    return pl.DataFrame([(row, reason, "", text) for row, reason, text in rows], schema=DROPPED, orient="row")
+
+
+def complete(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows after cleaning, context put before the question and earlier turns put into a history."""
+    if "turn" in rows.columns:
+        return conversations.with_history(rows)
+    if "context" not in rows.columns:
+        return rows
+    alone = pl.col("context") == ""
+    joined = pl.when(alone).then("question").otherwise(pl.col("question") + "\n\n" + pl.col("context"))
+    return rows.with_columns(question=joined).drop("context")
+
+
+def _conversations(table: pl.DataFrame, column: str, on_error: str) -> Dialogues:
+    turns = conversations.explode(table, column)
+    if turns.malformed and on_error == "stop":
+        row, why = turns.malformed[0]
+        raise UserError(f"row {row}: {why}", fix="mend it, or set data.on_error: skip")
+    malformed = [(row, "malformed conversation", why) for row, why in turns.malformed]
+    unanswered = [(row, "no assistant turn", "") for row in turns.unanswered]
+    return Dialogues(turns.rows, dropped(malformed + unanswered))

@@ -1,0 +1,95 @@
+"""A first look at somebody's data: what shape it has, which columns to learn from, how long the rows are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from residency.data import schema, sources
+from residency.errors import UserError, listed
+from residency.recipe import DataSection
+
+TOKENS_PER_WORD = 1.5  # of English in a vocabulary of some ten thousand; medical words are cut into more
+SHORTEST_LIMIT = 256  # tokens
+ROOM = 64  # tokens of a template around question and answer
+SAMPLED = 2000
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a recipe could say of this data, and lines for the person who will read it."""
+
+    data: dict[str, Any]
+    max_length: int
+    lines: list[str]
+
+
+def look(source: str) -> Proposal:
+    """Propose the data section of a recipe for a source.
+
+    Raises:
+        UserError: the source can't be read, or has no column of text.
+    """
+    section = DataSection(source=source, on_error="skip")
+    table = sources.load(section)
+    rows = table.rows.head(SAMPLED)
+    lines = [f"{table.rows.height:,} rows, columns {listed(name for name in table.rows.columns if name != 'row')}"]
+    if table.unreadable:
+        lines.append(f"{len(table.unreadable)} rows can't be read; the first: {table.unreadable[0][1]}")
+    try:
+        shape = schema.recognise(rows, section)
+        lines.append(f"read as {shape}")
+        lines += [f"could also be read as {other}" for other in shape.other]
+    except UserError:
+        shape = _guess(rows, source)
+        lines.append(f"a guess, for you to check: {shape}")
+    longest = _longest(rows, shape)
+    limit = _round_up(int(longest * TOKENS_PER_WORD) + ROOM)
+    lines.append(f"the longest of {rows.height:,} rows has about {longest:,} words: max_length {limit:,} tokens")
+    return Proposal({"source": source, **_fields(shape)}, limit, lines)
+
+
+def _guess(rows: pl.DataFrame, source: str) -> schema.Shape:
+    """The longest column of text is the answer; the question is the one that most often ends in a question mark."""
+    texts = {name: rows[name] for name in rows.columns if name != "row" and rows[name].dtype == pl.String}
+    if not texts:
+        raise UserError(f"data.source {source}: no column of text; its columns are {listed(rows.columns)}")
+    answer = max(texts, key=lambda name: _mean(texts[name].str.len_chars()))
+    others = [name for name in texts if name != answer]
+    if not others:
+        return schema.Shape("text", answer)
+    asks = {name: _mean(texts[name].str.strip_chars().str.ends_with("?")) for name in others}
+    question = max(others, key=lambda name: (asks[name], _mean(texts[name].str.len_chars())))
+    return schema.Shape("question/answer", answer, question)
+
+
+def _fields(shape: schema.Shape) -> dict[str, Any]:
+    if shape.messages:
+        return {"messages": shape.messages}
+    if shape.question is None:
+        return {"text": shape.answer}
+    fields = {"question": shape.question, "answer": shape.answer}
+    return fields | ({"context": shape.context} if shape.context else {})
+
+
+def _longest(rows: pl.DataFrame, shape: schema.Shape) -> int:
+    """Words of the longest row in the columns that would be learnt from."""
+    if shape.messages:
+        texts = rows[shape.messages].to_list()
+        return max((sum(len(str(message).split()) for message in talk or []) for talk in texts), default=0)
+    names = [name for name in (shape.question, shape.context, shape.answer) if name]
+    counts = [schema.texts(rows, name).str.count_matches(r"\S+").fill_null(0).cast(pl.Int64) for name in names]
+    return int(sum(counts[1:], start=counts[0]).max() or 0) if rows.height else 0
+
+
+def _round_up(tokens: int) -> int:
+    limit = SHORTEST_LIMIT
+    while limit < tokens:
+        limit *= 2
+    return limit
+
+
+def _mean(values: pl.Series) -> float:
+    return float(values.mean() or 0)  # type: ignore[arg-type]
