@@ -21,7 +21,7 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 CleaningStep = Literal[
     "unicode", "control-characters", "html", "links", "white-space", "question-prefix", "stock-closings"
 ]
-Dropping = Literal["contradicting-answers", "truncated-answers", "copied-questions", "short-answers"]
+Dropping = Literal["contradicting-answers", "truncated-answers", "copied-questions", "short-answers", "other-languages"]
 CLOSINGS = (
     r"for (?:further|more) (?:information|doubts|queries|details)[^.!?]*? consult [^.!?]*?online\s*-*>*\.?",
     r"(?:i )?hope (?:this|that|i|my)[^.!?]*?(?:help|answer|useful|query|question)[^.!?]*[.!?]?",
@@ -130,7 +130,7 @@ class TrainSection(Section):
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 where the processor has it")
-    evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: four an epoch")
+    evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: two an epoch")
     patience: int = Field(0, ge=0, description="stop after this many validations without a better one; 0: never")
     seed: int = Field(42, ge=0, description="seed of the example order and the adapters")
     trackers: tuple[str, ...] = Field((), description="experiment trackers of transformers, such as tensorboard")

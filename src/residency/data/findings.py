@@ -6,171 +6,267 @@ recipe names the finding in `data.drop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
 
-from residency.data.duplicates import shingles
+from residency.data import audit, languages, privacy
 
 Severity = Literal["problem", "warning", "note"]
+Side = Literal["opening", "closing"]
+
+NEVER = 2.0  # a share that no finding reaches
 SHOWN = 5  # rows of a finding
 CUT = 200  # characters of a row that is shown
-SHORT = 5  # words of an answer, at most, that is called short
-COPIED = 0.8  # share of the question's words that stand in an answer hardly longer than the question
-LONGER = 1.3  # times as many words as the question: an answer over this is more than a copy
-CONTRADICTS = 0.1  # shingles that two answers to one question share, at most, for them to contradict
-STOCK_LAST = 6  # words at an answer's end, or at its beginning, that make it stock where they recur
-STOCK_SHARE = 0.05
+STOCK_WINDOW = 160  # characters at an end of an answer in which stock phrases are looked for
+STOCK_WORDS = {"opening": 3, "closing": 4}  # words that make a stock phrase where they recur
+STOCK_EACH = {"opening": 0.05, "closing": 0.01}  # share of the answers that one phrase has; specialists' names differ
+STOCK_SHARE = {"opening": 0.2, "closing": 0.05}  # share of all phrases together from which they are a finding
+STOCK_LONGEST = 12  # words of a phrase that is shown
 NEAR_LIMIT = 0.9  # of max_length
+SKEWED_ROWS = 100  # fewer rows have no distribution to speak of
+LONGEST_ROWS = 0.05  # the longest rows, as a share of all
+SKEWED = 0.33  # share of all answer tokens that the longest rows hold
+MOST = 0.5  # share of the rows that ask one question
 
-CLOSED = r"""[.!?:;)\]}"'»”’>…*|`0-9%]\s*$"""
 HTML = r"(?i)</?(?:p|br|div|span|a|b|i|ul|ol|li|table|tr|td|h[1-6]|strong|em)\b[^<>]*>|&(?:nbsp|amp|lt|gt|quot|#\d+);"
+PLACEHOLDER = r"\[(?:EMAIL|PHONE)\]"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the rows show: how many, which for example, and what to do about it."""
+    """Something that the rows show: how many, which for example, and what to do about it.
+
+    `share` is of the kept rows, or of kept and dropped ones where dropped rows are counted. `examples` are up to five
+    (row, text up to about 200 characters).
+    """
 
     kind: str
     severity: Severity
     count: int
     share: float
-    examples: list[tuple[int, str]]
+    examples: tuple[tuple[int, str], ...]
     advice: str
 
 
-def findings(rows: pl.DataFrame, max_length: int, leak: int) -> list[Finding]:
+@dataclass(frozen=True)
+class Rule:
+    """A kind of rows that `data.drop` can name; the shares of the rows from which it is a warning, and a problem."""
+
+    rows: Callable[[pl.DataFrame], pl.Series]
+    levels: tuple[float, float]
+    advice: str
+
+
+RULES = {
+    "contradicting-answers": Rule(
+        audit.contradicting,
+        (0.01, NEVER),
+        "The same question has wholly different answers: put what tells them apart into data.context, or add "
+        "contradicting-answers to data.drop, which leaves out all of them.",
+    ),
+    "truncated-answers": Rule(
+        audit.truncated,
+        (0.01, 0.1),
+        "They stop in mid-sentence: mend the source, or add truncated-answers to data.drop.",
+    ),
+    "copied-questions": Rule(
+        audit.copied, (0.005, 0.05), "They only repeat the question: add copied-questions to data.drop."
+    ),
+    "short-answers": Rule(
+        audit.short,
+        (0.05, NEVER),
+        "A model that learns these answers in a word or two: add short-answers to data.drop if it should explain.",
+    ),
+    "other-languages": Rule(
+        languages.other_languages,
+        (0.005, 0.2),
+        "They are hardly in the language of most: add other-languages to data.drop, or keep them if both are wanted.",
+    ),
+}
+
+
+def findings(rows: pl.DataFrame, max_length: int, leak: int, dropped: Mapping[str, int] | None = None) -> list[Finding]:
     """All findings in kept rows, the most severe first.
 
     `rows` has row, question, answer, prompt_tokens, answer_tokens and cluster. `leak` is how many test rows would have
-    had a near-duplicate in training after a plain random split.
+    had a near-duplicate in training after a plain random split; `dropped` the rows dropped for each reason.
     """
-    found = [_marked(rows, kind, severity, rows_of(rows, kind), advice) for kind, severity, advice in DROPPABLE]
-    tokens = pl.col("prompt_tokens") + pl.col("answer_tokens")
-    near = rows.select(tokens > NEAR_LIMIT * max_length).to_series()
-    found += [
-        _marked(rows, "near-the-limit", "note", near, "Raise model.max_length if answers of this length matter."),
-        _marked(rows, "html", "warning", rows["answer"].str.contains(HTML), "Add html to data.clean."),
-        _ends(rows, "stock-closings", r"((?:\S+\s+){5}\S+)\s*$", "Add stock-closings to data.clean."),
-        _ends(rows, "stock-openings", r"^\s*((?:\S+\s+){5}\S+)", "Cut the opening with a pattern of your own."),
-        _near_duplicates(rows, leak),
+    if rows.is_empty():
+        return []
+    found = [
         _one_question(rows),
+        *(_ruled(rows, kind, rule) for kind, rule in RULES.items()),
+        *_lengths(rows, max_length, dropped or {}),
+        *_leftovers(rows),
+        _boilerplate(rows),
+        _stock(rows, "closing", "Add stock-closings to data.clean; what its patterns miss, add to data.closings."),
+        _stock(rows, "opening", "No cleaning step takes openings out: shorten the answers in data.source."),
+        _near_duplicates(rows, leak),
     ]
     order = {"problem": 0, "warning": 1, "note": 2}
     return sorted((f for f in found if f.count), key=lambda f: (order[f.severity], -f.count))
 
 
+def _ruled(rows: pl.DataFrame, kind: str, rule: Rule) -> Finding:
+    """A finding of a rule; of languages, which take their time, on some rows of a large table."""
+    some = languages.spread(rows) if kind == "other-languages" else rows
+    said = f"Of {some.height:,} rows looked at: " if some.height < rows.height else ""
+    return _marked(some, kind, rule.rows(some), said + rule.advice, rule.levels)
+
+
 def rows_of(rows: pl.DataFrame, kind: str) -> pl.Series:
     """Which rows [rows] a finding that `data.drop` can name is about."""
-    return RULES[kind](rows)
+    return RULES[kind].rows(rows)
 
 
-def _truncated(rows: pl.DataFrame) -> pl.Series:
-    """Answers of more than a few words that stop without closing punctuation, or in dots. A list may end in a word."""
-    answer = pl.col("answer").str.strip_chars()
-    long = answer.str.count_matches(r"\S+") > 2 * SHORT
-    dots = answer.str.contains(r"(?:\.\.\.|…)$")
-    listed = answer.str.contains(r"(?:^|\n)\s*(?:[-*•]|\d+[.)])\s")
-    return rows.select(long & (dots | ~(answer.str.contains(CLOSED) | listed))).to_series()
-
-
-def _copied(rows: pl.DataFrame) -> pl.Series:
-    """Answers that say little more than the question's own words."""
-    words = rows.select(q=_words("question"), a=_words("answer"))
-    shared = pl.col("q").list.set_intersection("a").list.len() / pl.col("q").list.len()
-    longer = pl.col("a").list.len() > LONGER * pl.col("q").list.len()
-    return words.select((pl.col("q").list.len() > 2) & (shared >= COPIED) & ~longer).to_series().fill_null(False)
-
-
-def _short(rows: pl.DataFrame) -> pl.Series:
-    return rows["answer"].str.count_matches(r"\S+") <= SHORT
-
-
-def _contradicting(rows: pl.DataFrame) -> pl.Series:
-    """Rows whose question another row answers in wholly other words."""
-    plain = rows["question"].str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars()
-    places = pl.DataFrame({"plain": plain}).with_row_index("place").filter(pl.col("plain") != "")
-    groups = places.group_by("plain").agg("place").filter(pl.col("place").list.len() > 1)["place"].to_list()
-    answers = rows["answer"]
-    marked = [False] * rows.height
-    for group in groups:
-        sets = [shingles(answers[place]) for place in group]
-        for one in range(len(group)):
-            marked[group[one]] = any(
-                _jaccard(sets[one], sets[other]) <= CONTRADICTS for other in range(len(group)) if other != one
-            )
-    return pl.Series(marked, dtype=pl.Boolean)
-
-
-RULES: dict[str, Callable[[pl.DataFrame], pl.Series]] = {
-    "contradicting-answers": _contradicting,
-    "truncated-answers": _truncated,
-    "copied-questions": _copied,
-    "short-answers": _short,
-}
-DROPPABLE: tuple[tuple[str, Severity, str], ...] = (
-    (
-        "contradicting-answers",
-        "warning",
-        "The same question has wholly different answers: put what tells them apart into data.context, or add "
-        "contradicting-answers to data.drop.",
-    ),
-    (
-        "truncated-answers",
-        "warning",
-        "They stop in mid-sentence: mend the source, or add truncated-answers to data.drop.",
-    ),
-    ("copied-questions", "problem", "They only repeat the question: add copied-questions to data.drop."),
-    ("short-answers", "note", "A model that learns these answers in a word: add short-answers to data.drop."),
-)
-
-
-def _marked(rows: pl.DataFrame, kind: str, severity: Severity, which: pl.Series, advice: str) -> Finding:
-    some = rows.filter(which).head(SHOWN)
-    examples = [
-        (row, _shown(question, answer))
-        for row, question, answer in some.select("row", "question", "answer").iter_rows()
-    ]
+def _marked(
+    rows: pl.DataFrame, kind: str, which: pl.Series, advice: str, levels: tuple[float, float] = (NEVER, NEVER)
+) -> Finding:
+    """A finding about marked rows; `levels` are the shares of the rows from which it is a warning, and a problem."""
     count = int(which.sum())
-    return Finding(kind, severity, count, count / max(rows.height, 1), examples, advice)
-
-
-def _ends(rows: pl.DataFrame, kind: str, pattern: str, advice: str) -> Finding:
-    """Answers that end, or begin, in the commonest same six words, where those recur often."""
-    ends = rows["answer"].str.extract(pattern).str.to_lowercase()
-    counts = ends.drop_nulls().value_counts(sort=True)
-    least = max(3, STOCK_SHARE * rows.height / 2)
-    common = counts.filter(pl.col("count") >= least).head(20)["answer"].to_list()
-    found = _marked(rows, kind, "warning", ends.is_in(common).fill_null(False), advice)
-    return found if found.share >= STOCK_SHARE else Finding(kind, "note", 0, 0.0, [], advice)
-
-
-def _near_duplicates(rows: pl.DataFrame, leak: int) -> Finding:
-    repeated = pl.col("cluster").is_duplicated() & ~pl.col("cluster").is_first_distinct()
-    which = rows.select(repeated).to_series()
-    severity: Severity = "warning" if which.mean() and float(which.mean() or 0) > STOCK_SHARE else "note"  # type: ignore[arg-type]
-    advice = f"Each is kept in one split with its like; a plain random split would have leaked {leak:,} into the test."
-    return _marked(rows, "near-duplicates", severity, which, advice)
-
-
-def _one_question(rows: pl.DataFrame) -> Finding:
-    """One question that half the rows ask: the model can't tell them apart."""
-    counts = rows["question"].value_counts(sort=True)
-    question, count = counts.row(0) if rows.height else ("", 0)
-    which = (rows["question"] == question) & (question != "") & (count > max(1, rows.height // 2))
-    return _marked(rows, "one-question", "problem", which, "Name the column that holds the question in data.question.")
-
-
-def _words(column: str) -> pl.Expr:
-    return pl.col(column).str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+").list.unique()
-
-
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / max(len(one | other), 1)
+    share = count / max(rows.height, 1)
+    severity: Severity = "problem" if share >= levels[1] else "warning" if share >= levels[0] else "note"
+    some = rows.filter(which).head(SHOWN).select("row", "question", "answer")
+    return Finding(kind, severity, count, share, tuple((row, _shown(q, a)) for row, q, a in some.iter_rows()), advice)
 
 
 def _shown(question: str, answer: str) -> str:
     text = f"{question} → {answer}" if question else answer
-    return text if len(text) <= CUT else f"{text[: CUT // 2]} … {text[-CUT // 2 :]}"
+    return text if len(text) <= CUT else f"{text[: CUT // 2 - 2]} … {text[1 - CUT // 2 :]}"
+
+
+def _lengths(rows: pl.DataFrame, limit: int, dropped: Mapping[str, int]) -> list[Finding]:
+    """Rows over the limit, cut at it or near it, and few rows that hold many of the answer tokens."""
+    tokens = rows["prompt_tokens"] + rows["answer_tokens"]
+    near = (tokens > NEAR_LIMIT * limit) & (tokens <= limit)
+    raise_it = "Raise model.max_length if answers of this length matter."
+    cut = "Answers are cut at the limit and learnt without an end: raise model.max_length or set data.overlong: drop."
+    return [
+        _dropped(rows, "rows-over-limit", dropped.get("over max_length", 0), "Raise model.max_length to keep them."),
+        _dropped(
+            rows,
+            "prompts-over-limit",
+            dropped.get("prompt over max_length", 0),
+            "Their prompts alone fill the limit: raise model.max_length to keep them.",
+        ),
+        _marked(rows, "cut-answers", tokens > limit, cut, (0.0, 0.1)),
+        _marked(rows, "near-the-limit", near, raise_it),
+        _skewed(rows),
+    ]
+
+
+def _dropped(rows: pl.DataFrame, kind: str, count: int, advice: str) -> Finding:
+    share = count / (rows.height + count)
+    return Finding(kind, "warning" if share >= 0.01 else "note", count, share, (), advice)
+
+
+def _skewed(rows: pl.DataFrame) -> Finding:
+    """The longest answers, where they hold a third of all answer tokens, over which the loss is a mean."""
+    longest = max(int(LONGEST_ROWS * rows.height), 1)
+    which = rows["answer_tokens"].rank("ordinal", descending=True) <= longest
+    share = float(rows["answer_tokens"].filter(which).sum()) / max(int(rows["answer_tokens"].sum()), 1)
+    told = which if rows.height >= SKEWED_ROWS and share >= SKEWED else which & False
+    advice = f"They hold {share:.0%} of the answer tokens that are learnt: lower model.max_length to leave them out."
+    return _marked(rows, "skewed-lengths", told, advice)
+
+
+def _leftovers(rows: pl.DataFrame) -> list[Finding]:
+    """What cleaning should have taken out: HTML, personal data, and the placeholders that stand for it."""
+    columns = [name for name in ("question", "answer") if name in rows.columns]
+    clean, _ = privacy.redact(rows)
+    private = rows.select(columns).hash_rows() != clean.select(columns).hash_rows()
+    code = rows["answer"].str.contains("```", literal=True)
+    said = rows["answer"].str.contains(PLACEHOLDER)
+    return [
+        _marked(rows, "html", rows["answer"].str.contains(HTML) & ~code, "Add html to data.clean.", (0.0, 0.2)),
+        # The examples are the redacted rows: what is private is counted and never shown.
+        _marked(
+            clean,
+            "personal-data",
+            private,
+            "E-mail addresses or phone numbers are learnt: set data.redact: true.",
+            (0.0, 0.0),
+        ),
+        _marked(
+            rows,
+            "placeholders",
+            said,
+            "The model learns to say [EMAIL] and [PHONE]: add such closings to data.closings.",
+            (0.05, NEVER),
+        ),
+    ]
+
+
+def _boilerplate(rows: pl.DataFrame) -> Finding:
+    """Answers that hold a sentence which recurs; an example is the sentence and the first row with it."""
+    common = [item["text"] for item in audit.boilerplate(rows["answer"].to_list())]
+    which = rows["answer"].str.contains_any(common) if common else rows["answer"].is_null()
+    advice = (
+        "The model learns these sentences best of all: add stock-closings to data.clean and those that end answers to "
+        "data.closings."
+    )
+    told = _marked(rows, "boilerplate", which, advice, (0.05, 0.5))
+    first = [
+        rows["row"][int(rows["answer"].str.contains(text, literal=True).arg_max() or 0)] for text in common[:SHOWN]
+    ]
+    examples = tuple((row, _shown("", text)) for row, text in zip(first, common, strict=False))
+    return Finding(told.kind, told.severity, told.count, told.share, examples, advice)
+
+
+def _stock(rows: pl.DataFrame, side: Side, advice: str) -> Finding:
+    """Answers that begin, or end, in phrases that recur; an example is the phrase and the first row with it."""
+    phrases = _window(rows["answer"], side)
+    size = STOCK_WORDS[side]
+    ends = _words(phrases, side, size)
+    least = max(audit.LEAST_ROWS, STOCK_EACH[side] * rows.height)
+    common = ends.drop_nulls().value_counts(sort=True).filter(pl.col("count") >= least)[ends.name].to_list()
+    told = _marked(rows, f"stock-{side}s", ends.is_in(common).fill_null(False), advice, (0.0, NEVER))
+    if told.share < STOCK_SHARE[side]:
+        return Finding(told.kind, "note", 0, 0.0, (), advice)
+    places = [ends == phrase for phrase in common[:SHOWN]]
+    examples = tuple((rows["row"][int(at.arg_max() or 0)], _grown(phrases.filter(at), side, size)) for at in places)
+    return Finding(told.kind, told.severity, told.count, told.share, examples, advice)
+
+
+def _window(answers: pl.Series, side: Side) -> pl.Series:
+    """The words at an end of each answer, in lower case."""
+    text = answers.str.strip_chars()
+    text = text.str.head(STOCK_WINDOW) if side == "opening" else text.str.tail(STOCK_WINDOW)
+    return text.str.to_lowercase().str.extract_all(r"\S+").alias("words")
+
+
+def _words(phrases: pl.Series, side: Side, size: int) -> pl.Series:
+    """The first or last words as one text; null where an answer has hardly more than that."""
+    frame = pl.DataFrame({"words": phrases})
+    words = pl.col("words").list.head(size) if side == "opening" else pl.col("words").list.tail(size)
+    return frame.select(pl.when(pl.col("words").list.len() > size + 1).then(words.list.join(" "))).to_series()
+
+
+def _grown(phrases: pl.Series, side: Side, size: int) -> str:
+    """The longest phrase that four in five of these answers still share."""
+    phrase = str(_words(phrases, side, size).drop_nulls()[0])
+    for longer in range(size + 1, STOCK_LONGEST + 1):
+        counts = _words(phrases, side, longer).drop_nulls().value_counts(sort=True)
+        if counts.is_empty() or counts["count"][0] < 0.8 * len(phrases):
+            break
+        phrase = str(counts["words"][0])
+    return phrase
+
+
+def _near_duplicates(rows: pl.DataFrame, leak: int) -> Finding:
+    """Records in a cluster with an earlier one; the turns of one conversation are one record."""
+    first = rows.select(pl.col("row").first().over("cluster") != pl.col("row")).to_series()
+    advice = f"Each is kept in one split with its like; a plain random split would have leaked {leak:,} into the test."
+    return _marked(rows, "near-duplicates", first, advice, (0.05, NEVER))
+
+
+def _one_question(rows: pl.DataFrame) -> Finding:
+    """One question that half the rows ask: the model can't tell them apart."""
+    asked = audit.asked(rows)
+    counts = asked.filter(asked != "").value_counts(sort=True)
+    question, count = counts.row(0) if counts.height else ("", 0)
+    which = (asked == question) & (question != "") & (count > max(1, MOST * rows.height))
+    return _marked(rows, "one-question", which, "Name the column that holds the question in data.question.", (0.0, 0.0))

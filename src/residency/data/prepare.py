@@ -106,7 +106,7 @@ def prepare(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None 
         random_split_would_leak=parts.by_chance,
         boilerplate=audit.boilerplate(kept.rows["answer"].to_list()),
         findings=findings(
-            kept.rows.with_columns(cluster=pl.Series(parts.clusters)), recipe.model.max_length, parts.by_chance
+            kept.rows.with_columns(cluster=pl.Series(parts.clusters)), recipe.model.max_length, parts.by_chance, reasons
         ),
         split={name: int((parts.rows["split"] == name).sum()) for name in ("train", "validation", "test")},
         tokens={

@@ -26,7 +26,7 @@ from residency.workspace import Run, replacing
 
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
 GPU_TOKENS = 16384
-VALIDATIONS_PER_EPOCH = 4
+VALIDATIONS_PER_EPOCH = 2
 
 
 @dataclass(frozen=True)
