@@ -118,3 +118,5 @@ def test_a_share_is_written_in_per_cent_and_its_difference_in_points() -> None:
     row = next(row for row in score_rows(evaluation()) if row["metric"].key == "stopped")
     assert row["base"] == "50%"
     assert row["difference"] == "0 pp"
+    metric = row["metric"]
+    assert [metric.write(value, signed=True) for value in (0.126, -0.004, 0.004)] == ["+13 pp", "0 pp", "0 pp"]

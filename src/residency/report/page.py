@@ -27,10 +27,12 @@ class Metric:
 
     def write(self, value: float, signed: bool = False) -> str:
         """The value with its unit."""
-        sign = "+" if signed and value else ""
+        sign = "+" if signed else ""
         if self.form == "share":
-            return f"{100 * value:{sign}.0f}{' pp' if signed else '%'}"
-        return f"{value:{sign}.{3 if self.form == 'nats' else 1}f}"
+            text, unit = f"{100 * value:{sign}.0f}", " pp" if signed else "%"
+        else:
+            text, unit = f"{value:{sign}.{3 if self.form == 'nats' else 1}f}", ""
+        return (text if float(text) else text.lstrip("+-")) + unit  # no difference has no sign
 
 
 METRICS = (
