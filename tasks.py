@@ -31,7 +31,8 @@ def environment() -> None:
     print(f"Installing into {VENV} (a few minutes the first time)", file=sys.stderr, flush=True)
     if not PYTHON.exists():
         venv.create(VENV, with_pip=True)
-    run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt", "-e", ".[dev]")
+    quietly = ("--quiet", "--disable-pip-version-check")
+    run(PYTHON, "-m", "pip", "install", *quietly, "-c", "constraints.txt", "-e", ".[dev]")
     STAMP.touch()
 
 
