@@ -71,23 +71,24 @@ def init(name: str, source: str, file: Path, progress: Progress | None = None) -
     return file
 
 
-def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None) -> dict[str, Any]:
+def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, given: Any = None) -> dict[str, Any]:
     """Load, clean, audit and split the recipe's data into `data/`, unless it lies there already; returns its report.
 
-    See `residency.data.prepare`.
+    `given` takes the place of the source: a pandas or polars data frame, or a datasets.Dataset. See
+    `residency.data.prepare`.
     """
     from residency import data
 
     progress = progress or Silent()
     progress.stage("Prepare")
     made = Run.create(folder, recipe)
-    if data.reusable(recipe, made):
+    if given is None and data.reusable(recipe, made):
         progress.say("Nothing has changed since this data was prepared: it is used again")
         return _prepared(made, progress)
     prompt = _prompt(recipe, progress)
     with _working(made, f"residency prepare RECIPE --out {folder}"):
         made.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
-        data.prepare(recipe, made, prompt, progress)
+        data.prepare(recipe, made, prompt, progress, given)
         made.seal()
     return _prepared(made, progress)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,10 +41,52 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class SynthesiseSection(Section):
+    """How documents become question-answer pairs: by rules, by a model, or by both."""
+
+    by: tuple[Literal["rules", "model"], ...] = Field(
+        ("rules",), min_length=1, description="rules (headings, FAQs, glossaries), model, or both"
+    )
+    endpoint: str | None = Field(
+        None, description="base address of an OpenAI-compatible API; the run's own model when left out"
+    )
+    model: str | None = Field(None, description="name of the model at the endpoint")
+    key_env: str | None = Field(
+        "OPENAI_API_KEY", description="environment variable that holds the endpoint's key; null where it needs none"
+    )
+    temperature: float | None = Field(None, ge=0, le=2, description="sampling at the endpoint; its own when left out")
+    timeout: float = Field(60, gt=0, le=3600, description="seconds to wait for the endpoint")
+    retries: int = Field(4, ge=0, le=20, description="further tries when the endpoint is busy or fails")
+    at_once: int = Field(4, ge=1, le=256, description="passages that a model is asked about at once")
+    passage_words: int = Field(200, ge=20, description="longest passage in words; one long sentence may go over it")
+    pairs: int = Field(3, ge=1, le=20, description="pairs that a model is asked for from one passage")
+    grounded: float = Field(0.7, ge=0, le=1, description="least share of an answer's words that its passage has")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two pairs are one")
+
+    @model_validator(mode="after")
+    def _endpoint_is_whole(self) -> SynthesiseSection:
+        if self.endpoint is None:
+            if self.model is not None:
+                raise ValueError("model names one at an endpoint: add the endpoint, or leave out model")
+            return self
+        if "model" not in self.by:
+            raise ValueError("endpoint is asked only where by has model: add it, or leave out endpoint")
+        if not self.model:
+            raise ValueError("endpoint needs model, the name of the model to ask there")
+        if not _is_web_address(self.endpoint):
+            raise ValueError(
+                f"endpoint is {self.endpoint!r}; expected an address such as https://host/v1, no user name"
+            )
+        return self
+
+
 class DataSection(Section):
     """Which dialogues, which of their columns, and how they are cleaned and split."""
 
     source: str = Field(description="hub data set id, local file, folder or glob, or the built-in `clinic`")
+    encoding: str | None = Field(None, description="character encoding of text files; found when left out")
+    delimiter: str | None = Field(None, min_length=1, max_length=3, description="of a CSV file; found when left out")
+    streaming: bool = Field(False, description="read a hub data set row by row and stop after `rows`")
     config: str | None = Field(None, description="configuration of a hub data set")
     hub_split: str = Field("train", description="split of a hub data set that is read")
     revision: str | None = Field(None, description="branch, tag or commit of a hub data set")
@@ -66,6 +109,9 @@ class DataSection(Section):
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two rows are one case")
     overlong: Literal["drop", "truncate"] = Field("drop", description="what to do with rows over model.max_length")
     on_error: Literal["stop", "skip"] = Field("stop", description="what to do with a row that can't be read")
+    synthesise: SynthesiseSection | None = Field(
+        None, description="make question-answer pairs from documents, under these settings"
+    )
 
     @model_validator(mode="after")
     def _columns_agree(self) -> DataSection:
@@ -188,6 +234,16 @@ class Recipe(Section):
     def dump(self) -> str:
         """The whole recipe, defaults included, as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        )
+    except ValueError:  # a port that is no number
+        return False
 
 
 def _read(path: str | Path | None) -> tuple[str, str]:

@@ -354,3 +354,41 @@ def test_a_dropped_row_can_be_found_in_its_file(tmp_path: Path, tokenizer: Any) 
     _, run = run_prepare([], tmp_path, tokenizer, data={"source": str(tmp_path / "[ab].jsonl"), "validation": 0})
     dropped = pl.read_parquet(run.folder / "data" / "dropped.parquet")
     assert dropped["position"].to_list() == [f"{tmp_path / 'a.jsonl'} line 10", f"{tmp_path / 'b.jsonl'} line 10"]
+
+
+def guide(subject: str) -> str:
+    """A page as people write them: a title, headings, and a paragraph under each."""
+    return "\n\n".join(
+        [
+            f"# {subject}",
+            f"## What is {subject.lower()}?",
+            f"{subject} is a condition of many people, and {subject.lower()} shows first in the early years of a life.",
+            "## Symptoms",
+            f"The commonest signs of {subject.lower()} are tiredness, a dry mouth and a rash that comes and goes.",
+        ]
+    )
+
+
+def test_texts_become_dialogues_that_keep_their_passage(tmp_path: Path, tokenizer: Any) -> None:
+    subjects = ("Asthma", "Gout", "Measles", "Anaemia", "Eczema", "Scurvy", "Mumps", "Croup")
+    rows = [{"text": guide(subject)} for subject in subjects]
+    report, run = run_prepare(rows, tmp_path, tokenizer, data={"synthesise": {}, "test": 0.2, "validation": 0})
+    assert report.synthesised is not None
+    assert report.synthesised["passages"] >= len(subjects)
+    assert "What is gout?" in [d.question for name in ("train", "test") for d in run.dialogues(name)]
+    train, test = (pl.read_parquet(run.folder / "data" / f"{name}.parquet") for name in ("train", "test"))
+    assert all(answer[:20] in passage for answer, passage in train.select("answer", "passage").iter_rows())
+    assert not set(train["passage"]) & set(test["passage"])
+
+
+def test_dialogues_are_not_taken_for_documents(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(UserError, match=r"read as question/answer: question -> answer; expected texts"):
+        run_prepare([{"question": "q?", "answer": "a."}], tmp_path, tokenizer, data={"synthesise": {}})
+
+
+def test_a_data_frame_takes_the_place_of_the_source(tmp_path: Path, tokenizer: Any) -> None:
+    recipe = Recipe.parse({"name": "x", "data": {"source": "mine", "test": 0.2, "validation": 0}})
+    frame = pl.DataFrame([{"question": f"Why {n}?", "answer": f"Because of {n}."} for n in range(10)])
+    for mine in (frame, frame.to_pandas()):
+        run = Run.create(tmp_path / "run", recipe)
+        assert prepare(recipe, run, Prompt.build(recipe.prompt, tokenizer), given=mine).kept == 10

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_readers import workbook
 
 from conftest import dialogues, write_jsonl
-from residency.data import sources
+from residency.data import readers, sources
 from residency.errors import UserError
 from residency.recipe import DataSection
+from residency.workspace import sha256
 
 COLUMNS = ["Description", "Patient", "Doctor"]
 
@@ -42,6 +45,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
+def zstd(text: str) -> bytes:
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as packed:
+        packed.write(text.encode())
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
 WRITERS: dict[str, Callable[[Path, list[dict[str, str]]], Any]] = {
     "rows.jsonl": write_jsonl,
     "rows.ndjson": write_jsonl,
@@ -53,6 +65,11 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, str]]], Any]] = {
     "rows.tsv": lambda path, rows: pl.DataFrame(rows).write_csv(path, separator="\t"),
     "rows.parquet": lambda path, rows: pl.DataFrame(rows).write_parquet(path),
     "ROWS.CSV": lambda path, rows: pl.DataFrame(rows).write_csv(path),
+    "rows.csv.gz": lambda path, rows: path.write_bytes(gzip.compress(pl.DataFrame(rows).write_csv().encode())),
+    "rows.jsonl.zst": lambda path, rows: path.write_bytes(zstd("".join(json.dumps(row) + "\n" for row in rows))),
+    "rows.xlsx": lambda path, rows: path.write_bytes(
+        workbook({"Rows": [list(rows[0]), *(list(row.values()) for row in rows)]})
+    ),
 }
 
 
@@ -111,7 +128,7 @@ def test_a_folder_that_is_no_data_set_is_the_users_error(tmp_path: Path, own_cac
     put(tmp_path / "broken" / "train.jsonl", '{"a": 1}\nnope\n')
     (tmp_path / "bare").mkdir()
     assert "JSON parse error" in refused(tmp_path / "broken")
-    assert "any data files" in refused(tmp_path / "bare")
+    assert "the folder holds no data files" in refused(tmp_path / "bare")
 
 
 def test_reading_a_data_set_leaves_its_librarys_progress_bars_as_they_were(tmp_path: Path, own_cache: None) -> None:
@@ -134,7 +151,7 @@ def test_an_unreachable_hub_id_says_that_neither_file_nor_hub_has_it() -> None:
     [
         ("cut.jsonl", '{"a": "x"}\n\n{"a": \n{"a": "y"}\n', 3),
         ("list.jsonl", '{"a": "x"}\n\n["x"]\n{"a": "y"}\n', 3),
-        ("bytes.jsonl", b'{"a": "x"}\n\n{"a": "\xff"}\n{"a": "y"}\n', 3),
+        ("bytes.jsonl", b'{"a": "x"}\n\n{"a": "\xc3\xa9\xff"}\n{"a": "y"}\n', 3),
         ("half_an_emoji.jsonl", '{"a": "x"}\n\n{"a": "\\uD83D"}\n{"a": "y"}\n', 3),
         ("deep.jsonl", '{"a": "x"}\n\n' + "[" * 100_000 + '\n{"a": "y"}\n', 3),
         ("long.csv", "a,b\nx,1\ny,2,3\ny,1\n", 3),
@@ -213,18 +230,13 @@ def test_a_source_of_faulty_rows_alone_is_refused_with_the_first_fault(tmp_path:
     ("name", "content", "found"),
     [
         ("a.json", "[{", "not valid JSON"),
-        ("a.json", "[" * 100_000, "not valid JSON"),
+        ("a.json", "[" * 100_000, "not valid JSON (nested too deeply)"),
         ("a.json", "3", "expected an array of objects"),
-        ("a.json", '[{"a": 1}, 3]', "item 2: int"),
-        ("a.json", '{"a": [1, 2], "b": [1]}', "height"),
-        ("a.json", '{"a": [1, "x"]}', "value"),
-        ("a.json", '[{"a": "\\ud83d"}]', "surrogates"),
-        ("a.json", '[{"a": [1]}, {"a": {"b": 1}}]', "supertype"),
-        ("a.jsonl", '{"a": [1]}\n{"a": {"b": 1}}\n', "values of different kinds"),
-        ("a.jsonl", '{"a": ' + "9" * 60 + "}\n", "too large"),
-        ("a.csv", "a,b\ncaf\xe9,1\n".encode("latin-1"), "decode"),
-        ("a.csv", "a,b\n1,2,3\n" + "x" * 140_000 + ",1\n", "field"),
+        ("a.json", '{"a": [1, 2], "b": [1]}', "arrays of different lengths (a 2, b 1)"),
+        ("a.csv", '"a,b\n1,2\n', "line 1: a quote that is not closed; expected a header"),
         ("a.parquet", "no parquet", "not a readable parquet file"),
+        ("a.xlsx", "no workbook", "not a readable xlsx file"),
+        ("a.jsonl.zst", "no frame", "not a readable jsonl.zst file"),
     ],
 )
 def test_a_damaged_file_is_named_with_the_reason(name: str, content: str | bytes, found: str, tmp_path: Path) -> None:
@@ -237,7 +249,7 @@ def test_a_damaged_file_is_named_with_the_reason(name: str, content: str | bytes
 def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
     message = refused(put(tmp_path / "a.docx", "x"))
     assert ".docx" in message
-    assert all(suffix in message for suffix in sources.FORMATS)
+    assert all(suffix in message for suffix in readers.FORMATS)
 
 
 def test_a_misspelt_source_names_the_nearest_one(tmp_path: Path) -> None:
@@ -247,11 +259,166 @@ def test_a_misspelt_source_names_the_nearest_one(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "*.csv")
 
 
-def test_a_column_called_row_is_kept_under_another_name(tmp_path: Path) -> None:
-    pl.DataFrame({"row": [70, 80], "text": ["x", "y"]}).write_parquet(tmp_path / "a.parquet")
-    rows = load(tmp_path / "a.parquet").rows
-    assert rows["row"].to_list() == [1, 2]
-    assert rows["row_in_source"].to_list() == [70, 80]
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_column_called_row_is_kept_under_another_name_in_every_format(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name, [{"row": "70", "text": "x"}, {"row": "80", "text": "y"}])
+    table = load(tmp_path / name)
+    assert table.rows["row"].to_list() == [1, 2]
+    assert table.rows["row"].dtype == pl.UInt32
+    assert table.rows["row_in_source"].to_list() == ["70", "80"]
+    assert table.notes == [f'{name}: the column "row" is kept as "row_in_source"']
+
+
+def test_a_column_called_row_in_source_is_not_overwritten_by_one_called_row(tmp_path: Path) -> None:
+    rows = load(write_jsonl(tmp_path / "a.jsonl", [{"row": 5, "row_in_source": 6}])).rows
+    assert rows.to_dicts() == [{"row": 1, "row_in_source_2": 5, "row_in_source": 6}]
+
+
+def test_a_table_says_where_each_row_stands_whatever_the_format(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", '\n{"text": "x"}\n\n{"text": "y"}\n')
+    put(tmp_path / "b.csv", 'text\n"1\n2"\ny\n')
+    put(tmp_path / "c.md", "# z")
+    put(tmp_path / "d.jsonl", "")
+    pl.DataFrame({"text": ["p", "q"]}).write_parquet(tmp_path / "e.parquet")
+    table = load(tmp_path / "*.*")
+    assert table.rows["row"].is_unique().all()
+    found = [(Path(table.where(row)).name, text) for row, text in table.rows.select("row", "text").iter_rows()]
+    assert found == [
+        ("a.jsonl line 2", "x"),
+        ("a.jsonl line 4", "y"),
+        ("b.csv row 1", "1\n2"),
+        ("b.csv row 2", "y"),
+        ("c.md row 1", "# z"),
+        ("e.parquet row 1", "p"),
+        ("e.parquet row 2", "q"),
+    ]
+    assert table.notes == ["d.jsonl: the file is empty"]
+    assert load("clinic").where(7) == "clinic line 7"
+
+
+def test_columns_of_different_kinds_in_different_files_become_text(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "1.jsonl", [{"a": 1, "b": [1]}])
+    write_jsonl(tmp_path / "2.jsonl", [{"a": "x", "b": {"c": 2}}])
+    rows = load(tmp_path / "*.jsonl").rows
+    assert rows["a"].to_list() == ["1", "x"]
+    assert rows["b"].to_list() == ["[1]", '{"c": 2}']
+
+
+def test_a_folder_of_texts_is_a_row_a_file_with_its_path_as_the_source(tmp_path: Path) -> None:
+    put(tmp_path / "b.txt", "Second.\r\nLine.")
+    put(tmp_path / "a" / "one.md", "# First")
+    put(tmp_path / "a" / "one.txt.gz", gzip.compress("Café".encode("cp1252")))
+    put(tmp_path / ".hidden.txt", "no")
+    put(tmp_path / "picture.png", b"\x89PNG")
+    table = load(tmp_path)
+    assert table.rows.to_dicts() == [
+        {"row": 1, "text": "# First", "source": "a/one.md"},
+        {"row": 2, "text": "Café", "source": "a/one.txt.gz"},
+        {"row": 3, "text": "Second.\nLine.", "source": "b.txt"},
+    ]
+    assert table.notes == ["one.txt.gz read as cp1252"]
+    assert table.where(3) == f"{tmp_path / 'b.txt'} row 1"
+
+
+def test_a_pattern_takes_each_file_once_in_sorted_order_and_no_hidden_ones(tmp_path: Path) -> None:
+    for name in ("b", "a", ".c"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name}])
+    (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "a2.jsonl").symlink_to(tmp_path / "b.jsonl")
+    (tmp_path / "d.jsonl").mkdir()
+    assert load(tmp_path / "**" / "*.jsonl").rows["text"].to_list() == ["a", "b"]
+
+
+def test_the_inputs_are_the_local_files_with_their_hashes(tmp_path: Path, own_cache: None) -> None:
+    folder = tmp_path / "set"
+    one, two = (put(folder / name, f'{{"text": "{name}"}}\n') for name in ("a.jsonl", "b.jsonl"))
+    assert load(one).inputs == {"a.jsonl": sha256(one)}
+    assert load(folder / "*.jsonl").inputs == {str(one): sha256(one), str(two): sha256(two)}
+    assert list(load("clinic").inputs) == ["clinic.jsonl"]
+    readme = put(folder / "README.md", "# A data set")  # its head can say which files are which split
+    assert load(folder).inputs == {str(path): sha256(path) for path in (readme, one, two)}
+    assert load(folder).inputs == sources.inputs(DataSection(source=str(folder)))
+
+
+def test_a_note_says_what_was_found_out_of_a_file(tmp_path: Path) -> None:
+    table = load(put(tmp_path / "rows.csv", "frage;antwort\nWas hilft?;Früh schlafen\n".encode("cp1252")))
+    assert table.notes == ["rows.csv read as cp1252 with ;"]
+    assert table.rows["antwort"].to_list() == ["Früh schlafen"]
+
+
+def test_a_stream_gives_as_many_rows_as_are_asked_for(tmp_path: Path, own_cache: None) -> None:
+    (tmp_path / "set").mkdir()
+    write_jsonl(tmp_path / "set" / "train.jsonl", dialogues(9))
+    table = load(tmp_path / "set", streaming=True, rows=4, take="first")
+    assert table.rows.select(COLUMNS).to_dicts() == dialogues(4)
+    assert table.notes == []
+    assert "first 4 rows" in load(tmp_path / "set", streaming=True, rows=4).notes[0]
+    with pytest.raises(UserError, match=r"a number as data\.rows"):
+        load(tmp_path / "set", streaming=True)
+
+
+def test_a_recipe_can_name_delimiter_and_encoding(tmp_path: Path) -> None:
+    file = put(tmp_path / "a.csv", "a:b\n\xe9:y\n".encode("cp850"))
+    assert load(file, delimiter=":", encoding="cp850").rows.rows() == [(1, "é", "y")]
+    file = put(tmp_path / "b.csv", "a,c\tb\nx\ty\n")
+    assert load(file, delimiter="tab").rows.columns == ["row", "a,c", "b"]
+    for wrong in ("ab", '"', "\n"):
+        assert "expected one character that is no quote, or tab" in refused(file, delimiter=wrong)
+    assert "data.encoding: unknown encoding klingon" in refused(file, encoding="klingon")
+
+
+def frame_of(kind: str, rows: list[dict[str, Any]]) -> Any:
+    import datasets
+    import pandas as pd
+
+    make: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+        "pandas": pd.DataFrame,
+        "polars": pl.DataFrame,
+        "datasets": datasets.Dataset.from_list,
+        "dict": lambda rows: datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}),
+        "list": list,
+    }
+    return make[kind](rows)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "datasets", "dict", "list"])
+def test_data_given_from_python_is_read_like_a_file(kind: str) -> None:
+    rows = dialogues(4)
+    rows[2]["Patient"] = None  # type: ignore[assignment]
+    table = sources.load(DataSection(source="clinic"), frame_of(kind, [{**row, "row": 9} for row in rows]))
+    assert table.rows.select(COLUMNS).to_dicts() == rows
+    assert table.rows["row"].to_list() == [1, 2, 3, 4]
+    assert table.rows["row_in_source"].to_list() == [9] * 4
+    assert table.where(3) == "data given from Python row 3"
+    assert table.inputs == {}
+
+
+def test_a_pandas_frame_keeps_what_its_columns_hold() -> None:
+    import pandas as pd
+
+    given = pd.DataFrame(
+        [[1, "x", 2.5, ["p"]], ["two", None, float("nan"), []]], columns=["a", "b", "b", 7], index=[5, 5]
+    )
+    table = sources.load(DataSection(source="x"), given)
+    assert table.rows.to_dicts() == [
+        {"row": 1, "a": "1", "b": "x", "b_2": 2.5, "7": ["p"]},
+        {"row": 2, "a": "two", "b": None, "b_2": None, "7": []},
+    ]
+    assert table.notes == [
+        "columns renamed, since each needs a name of its own: b → b_2",
+        "values of several kinds are kept as text in a",
+    ]
+    assert list(given.columns) == ["a", "b", "b", 7]
+
+
+def test_what_is_no_table_is_refused_with_what_is_one() -> None:
+    for value in (3, "rows", [1], {"a": [1]}):
+        with pytest.raises(UserError, match=r"data given from Python: is builtins\.\w+; expected a pandas"):
+            sources.load(DataSection(source="x"), value)
+    with pytest.raises(UserError, match="data given from Python: holds no rows"):
+        sources.load(DataSection(source="x"), pl.DataFrame({"a": []}))
+    with pytest.raises(UserError, match="has no split train"):
+        sources.load(DataSection(source="x"), type(frame_of("dict", dialogues(1)))())
 
 
 FIELD = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=20)

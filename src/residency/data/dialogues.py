@@ -39,6 +39,11 @@ def read(table: pl.DataFrame, shape: schema.Shape, on_error: str) -> Dialogues:
     return Dialogues(pl.DataFrame(columns), dropped([]))
 
 
+def paired(rows: pl.DataFrame) -> Dialogues:
+    """Pairs that were made from documents; each keeps the passage that it is from."""
+    return Dialogues(rows, dropped([]))
+
+
 def dropped(rows: list[tuple[int, str, str]]) -> pl.DataFrame:
     """A table of dropped rows from (row, reason, what was found)."""
     return pl.DataFrame([(row, reason, "", text) for row, reason, text in rows], schema=DROPPED, orient="row")

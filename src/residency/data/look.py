@@ -36,6 +36,7 @@ def look(source: str) -> Proposal:
     table = sources.load(section)
     rows = table.rows.head(SAMPLED)
     lines = [f"{table.rows.height:,} rows, columns {listed(name for name in table.rows.columns if name != 'row')}"]
+    lines += table.notes
     if table.unreadable:
         lines.append(f"{len(table.unreadable)} rows can't be read; the first: {table.unreadable[0][1]}")
     try:

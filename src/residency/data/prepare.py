@@ -13,6 +13,7 @@ from residency.data import audit, conversations, dialogues, duplicates, keep, pr
 from residency.data import split as splitting
 from residency.data.clean import Cleaned, clean
 from residency.data.findings import Finding, findings
+from residency.data.synthesise import Synthesised, synthesise
 from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
@@ -28,8 +29,10 @@ class DataReport:
     """
 
     source: str
+    notes: list[str]
     shape: str
     other_shapes: list[str]
+    synthesised: dict[str, Any] | None
     rows_available: int
     rows_in: int
     kept: int
@@ -69,30 +72,38 @@ class Parts:
     by_chance: int
 
 
-def prepare(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None) -> DataReport:
-    """Prepare the recipe's data and write it into the run folder as `data/`.
+def prepare(
+    recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None, given: Any = None
+) -> DataReport:
+    """Prepare the recipe's data, or a data frame or data set given, and write it into the run folder as `data/`.
 
     Raises:
         UserError: the source, a column or a row is not as the recipe says, or nothing is left to train on.
     """
     progress = progress or Silent()
     section = recipe.data
-    table = sources.load(section)
+    table = sources.load(section, given)
+    for note in table.notes:
+        progress.say(note)
     taken = _take(table.rows, section)
     shape = schema.recognise(taken, section)
     if shape.other:
         progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")
-    read = dialogues.read(taken, shape, section.on_error)
+    made = _synthesise(taken, shape, section, progress)
+    read = dialogues.read(taken, shape, section.on_error) if made is None else dialogues.paired(made.rows)
     rows, cleaned = clean(read.rows, section)
     rows, cleaned, redacted = _redact(rows, cleaned) if section.redact else (rows, cleaned, {})
-    kept = _keep(dialogues.complete(rows), [read.dropped, _unreadable(table)], shape, prompt, recipe)
+    asked = made is not None or shape.question is not None or shape.messages is not None
+    kept = _keep(dialogues.complete(rows), [read.dropped, _unreadable(table)], asked, prompt, recipe)
     _some_left(kept, table.name)
     parts = _split(kept.rows, section)
     reasons = dict(Counter(kept.dropped["reason"].to_list()))
     report = DataReport(
         source=table.name,
+        notes=list(table.notes),
         shape=str(shape),
         other_shapes=list(shape.other),
+        synthesised=None if made is None else _counted(made),
         rows_available=table.rows.height + len(table.unreadable),
         rows_in=kept.rows.height + kept.dropped.height,
         kept=kept.rows.height,
@@ -109,10 +120,7 @@ def prepare(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None 
             kept.rows.with_columns(cluster=pl.Series(parts.clusters)), recipe.model.max_length, parts.by_chance, reasons
         ),
         split={name: int((parts.rows["split"] == name).sum()) for name in ("train", "validation", "test")},
-        tokens={
-            "prompt": audit.lengths(kept.rows["prompt_tokens"].to_list()),
-            "answer": audit.lengths(kept.rows["answer_tokens"].to_list()),
-        },
+        tokens={part: audit.lengths(kept.rows[f"{part}_tokens"].to_list()) for part in ("prompt", "answer")},
         lengths=audit.histogram((kept.rows["prompt_tokens"] + kept.rows["answer_tokens"]).to_list()),
         template=prompt.template,
         sample=write.texts(parts.rows.head(1), prompt)[0],
@@ -120,8 +128,28 @@ def prepare(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None 
     positions = [table.where(row) for row in kept.dropped["row"].to_list()]
     dropped = kept.dropped.with_columns(position=pl.Series(positions, dtype=pl.String))
     files = write.write_rows(run, parts.rows, dropped, prompt)
-    run.write_json("data/report.json", asdict(report) | {"files": files, "key": write.key(recipe)})
+    key = write.key(recipe) if given is None else None
+    run.write_json("data/report.json", asdict(report) | {"files": files, "key": key})
     return report
+
+
+def _synthesise(
+    rows: pl.DataFrame, shape: schema.Shape, section: DataSection, progress: Progress
+) -> Synthesised | None:
+    """Question-answer pairs from texts, where the recipe asks for them."""
+    if section.synthesise is None:
+        return None
+    if shape.kind != "text":
+        raise UserError(
+            f"data.synthesise: {section.source} is read as {shape}", "texts", "name their column as data.text"
+        )
+    named = [pl.col("source").cast(pl.String)] if "source" in rows.columns and shape.answer != "source" else []
+    documents = rows.select("row", schema.texts(rows, shape.answer).alias("text"), *named)
+    return synthesise(documents, section.synthesise, tell=progress.step)
+
+
+def _counted(made: Synthesised) -> dict[str, Any]:
+    return {"passages": made.passages, "unused": made.unused, "dropped": made.dropped, "prompt": made.prompt}
 
 
 def _take(rows: pl.DataFrame, section: DataSection) -> pl.DataFrame:
@@ -140,8 +168,8 @@ def _redact(rows: pl.DataFrame, cleaned: list[Cleaned]) -> tuple[pl.DataFrame, l
     return after, shown, counts
 
 
-def _keep(rows: pl.DataFrame, gone: list[pl.DataFrame], shape: schema.Shape, prompt: Prompt, recipe: Recipe) -> Kept:
-    rows, empty = keep.filled(rows, shape.question is not None or shape.messages is not None)
+def _keep(rows: pl.DataFrame, gone: list[pl.DataFrame], asked: bool, prompt: Prompt, recipe: Recipe) -> Kept:
+    rows, empty = keep.filled(rows, asked)
     rows, repeated = keep.once(rows)
     rows, overlong, truncated = keep.fitting(rows, prompt, recipe)
     rows, unwanted = keep.wanted(rows, recipe.data.drop)
@@ -161,8 +189,9 @@ def _split(rows: pl.DataFrame, section: DataSection) -> Parts:
         first = pl.when(pl.col("turn") == 0).then("question").otherwise(pl.lit(""))
         compared = rows.with_columns(question=first)
     clusters = duplicates.clusters(compared, section.near_duplicate)
-    if "turn" in rows.columns:
-        clusters = conversations.one_cluster_each(clusters, rows["row"].to_numpy())
+    for column, whole in (("turn", "row"), ("passage", "passage")):  # turns of a record, pairs from a passage
+        if column in rows.columns:
+            clusters = conversations.one_cluster_each(clusters, rows[whole].rank("dense").to_numpy())
     names = splitting.split(clusters, section.test, section.validation, section.seed)
     plain = splitting.random_split(rows.height, section.test, section.validation, section.seed)
     return Parts(
