@@ -371,7 +371,7 @@ def guide(subject: str) -> str:
 
 def test_texts_become_dialogues_that_keep_their_passage(tmp_path: Path, tokenizer: Any) -> None:
     subjects = ("Asthma", "Gout", "Measles", "Anaemia", "Eczema", "Scurvy", "Mumps", "Croup")
-    rows = [{"text": guide(subject)} for subject in subjects]
+    rows = [{"text": guide(subject) + " Write to nurse@clinic.example for more of it."} for subject in subjects]
     report, run = run_prepare(rows, tmp_path, tokenizer, data={"synthesise": {}, "test": 0.2, "validation": 0})
     assert report.synthesised is not None
     assert report.synthesised["passages"] >= len(subjects)
@@ -379,6 +379,7 @@ def test_texts_become_dialogues_that_keep_their_passage(tmp_path: Path, tokenize
     train, test = (pl.read_parquet(run.folder / "data" / f"{name}.parquet") for name in ("train", "test"))
     assert all(answer[:20] in passage for answer, passage in train.select("answer", "passage").iter_rows())
     assert not set(train["passage"]) & set(test["passage"])
+    assert not any("nurse@clinic.example" in passage for passage in train["passage"])
 
 
 def test_dialogues_are_not_taken_for_documents(tmp_path: Path, tokenizer: Any) -> None:

@@ -145,6 +145,11 @@ def _synthesise(
         )
     named = [pl.col("source").cast(pl.String)] if "source" in rows.columns and shape.answer != "source" else []
     documents = rows.select("row", schema.texts(rows, shape.answer).alias("text"), *named)
+    if section.redact:  # before a model at an endpoint sees them
+        texts = documents.rename({"text": "answer"}).with_columns(question=pl.lit(""))
+        redacted, counts = privacy.redact(texts)
+        documents = redacted.drop("question").rename({"answer": "text"})
+        progress.say(f"Replaced in the texts: {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}")
     return synthesise(documents, section.synthesise, tell=progress.step)
 
 
