@@ -24,3 +24,21 @@ def test_padding_is_marked_by_mask_and_labels_not_by_its_id() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORED, IGNORED, 0, 0], [IGNORED, 0, IGNORED, IGNORED]]
     assert batch["labels"].dtype == torch.long
+
+
+EXAMPLE = st.builds(
+    lambda ids, share: Example(tuple(ids), int(share * len(ids))),
+    st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    st.floats(0, 1),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(EXAMPLE, min_size=1, max_size=6), st.integers(0, 5))
+def test_every_example_can_be_read_back_from_its_row(examples: list[Example], pad_id: int) -> None:
+    batch = collate(examples, pad_id)
+    for row, example in enumerate(examples):
+        assert tuple(batch["input_ids"][row][batch["attention_mask"][row] == 1].tolist()) == example.input_ids
+        learnt = batch["labels"][row] != IGNORED
+        assert tuple(batch["labels"][row][learnt].tolist()) == example.input_ids[example.learn_from :]
+        assert int(learnt[1:].sum()) == example.learnt

@@ -15,3 +15,7 @@ def test_the_nearest_name_is_only_offered_where_one_is_near() -> None:
 
 def test_long_lists_are_shortened_with_their_rest_counted() -> None:
     assert listed("abcd", limit=2) == "a, b and 2 more"
+
+
+def test_the_nearest_name_is_offered_in_its_own_spelling() -> None:
+    assert nearest("QUESTION", ["Question", "Answer"]) == 'did you mean "Question"?'

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from residency.batches import IGNORED, collate
 from residency.loss import token_losses
+from residency.models import attach_lora
 from residency.prompts import Example
+from residency.recipe import LoraSection
 
 EXAMPLES = [Example(tuple(range(5, 25)), 8), Example(tuple(range(40, 52)), 3), Example((9, 8, 7), 0)]
 
@@ -56,3 +58,40 @@ def test_padding_changes_no_loss(model: Any) -> None:
     alone, _ = token_losses(model, collate(EXAMPLES[1:2], 0))
     together, rows = token_losses(model, collate(EXAMPLES, 3))
     assert torch.allclose(alone, together[rows == 1], atol=1e-5)
+
+
+def test_adapters_get_the_gradients_of_full_logits(model: Any) -> None:
+    torch.manual_seed(1)
+    adapted = attach_lora(model, LoraSection(rank=2)).train()
+    batch = collate(EXAMPLES, 0)
+    token_losses(adapted, batch)[0].mean().backward()
+    learning = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    gradients = {name: parameter.grad.clone() for name, parameter in learning.items()}
+    adapted.zero_grad()
+    adapted(**batch).loss.backward()
+    assert any(gradient.abs().max() > 0 for gradient in gradients.values())
+    for name, parameter in learning.items():
+        assert torch.allclose(gradients[name], parameter.grad, atol=1e-5), name
+
+
+def test_what_a_model_does_to_its_logits_after_the_head_still_happens() -> None:
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        intermediate_size=16,
+        final_logit_softcapping=0.01,  # so low that without the cap the loss is another
+    )
+    model = Gemma2ForCausalLM(config).eval()
+    batch = collate(EXAMPLES, 0)
+    with torch.no_grad():
+        assert torch.allclose(token_losses(model, batch)[0].mean(), model(**batch).loss, atol=1e-5)
+
+
+def test_a_batch_that_teaches_nothing_has_no_losses(model: Any) -> None:
+    losses, rows = token_losses(model, collate([Example((5, 6, 7), 3)], 0))
+    assert losses.numel() == rows.numel() == 0

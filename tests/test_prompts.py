@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from residency.errors import UserError
-from residency.prompts import Before, Prompt
+from residency.prompts import Before, Example, Prompt
 from residency.recipe import PromptSection
 
 
@@ -86,6 +87,12 @@ def test_a_cut_example_keeps_its_beginning(chat: Any) -> None:
     assert cut.learn_from == whole.learn_from
 
 
+def test_an_example_cut_within_its_prompt_teaches_nothing(chat: Any) -> None:
+    prompt = Prompt.build(PromptSection(), chat)
+    assert prompt.example("Why? " * 20, "So.", 5).learnt == 0
+    assert Example((), 0).learnt == 0
+
+
 def test_plain_text_has_no_prompt(chat: Any) -> None:
     example = Prompt.build(PromptSection(), chat).example("", "Some text.")
     assert example.learn_from == 0
@@ -102,6 +109,45 @@ def test_an_own_template_is_used_with_what_follows_the_answer(chat: Any, tmp_pat
     (tmp_path / "t.txt").write_text("Patient: {question}\nDoctor: {answer}\n--")
     prompt = Prompt.build(PromptSection(template=str(tmp_path / "t.txt")), chat)
     assert prompt.full_text("Why?", "So.") == "Patient: Why?\nDoctor: So.\n--<|im_end|>"
+
+
+@pytest.mark.parametrize("tail", ["\n-- \n", "\n--<|im_end|>\n", ""])
+def test_what_follows_the_answer_in_an_own_template_is_no_part_of_it(chat: Any, tmp_path: Path, tail: str) -> None:
+    (tmp_path / "t.txt").write_text("Patient: {question}\nDoctor: {answer}" + tail)
+    prompt = Prompt.build(PromptSection(template=str(tmp_path / "t.txt")), chat)
+    ids = prompt.example("Why?", "So -- and so.").input_ids
+    assert prompt.decode(list(ids[len(prompt.prompt_ids("Why?")) :])) == "So -- and so."
+
+
+def test_a_template_that_is_no_utf_8_is_refused(chat: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes("Médecin: {question}{answer}".encode("latin-1"))
+    with pytest.raises(UserError, match=r"t\.txt: can't be read.*a UTF-8 text file"):
+        Prompt.build(PromptSection(template=str(tmp_path / "t.txt")), chat)
+
+
+def test_a_chat_template_that_refuses_a_system_message_is_a_user_error(llama_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer.chat_template = refusal + tokenizer.chat_template
+    Prompt.build(PromptSection(), tokenizer)
+    with pytest.raises(UserError, match=r"System role not supported.*prompt\.system"):
+        Prompt.build(PromptSection(system="Be kind."), tokenizer)
+
+
+@pytest.mark.parametrize("framed", ["$A", "<|endoftext|> $A", "<|endoftext|> $A <|im_end|>"])
+def test_a_text_begins_as_its_tokenizer_begins_and_only_the_answer_ends(llama_folder: Path, framed: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+    special = [("<|endoftext|>", 0), ("<|im_end|>", 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=framed, special_tokens=special)
+    begin = [0] if framed.startswith("<") else []
+    chat, plain = (Prompt.build(PromptSection(template=name), tokenizer) for name in ("chat", "question-answer"))
+    for prompt, own in ((chat, []), (plain, begin)):
+        example = prompt.example("Why?", "So.")
+        text = tokenizer(prompt.full_text("Why?", "So."), add_special_tokens=False)["input_ids"]
+        assert list(example.input_ids) == own + text
+        assert example.input_ids[: example.learn_from] == tuple(prompt.prompt_ids("Why?"))
+        assert prompt.lengths(["Why?"], ["So."]) == ([example.learn_from], [len(example)])
+        assert prompt.example("", "Some text.").input_ids[: len(begin)] == tuple(begin)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +202,12 @@ def test_earlier_turns_are_blocks_of_the_template_where_there_is_no_chat(plain: 
     prompt = Prompt.build(PromptSection(template="question-answer"), plain)
     text = prompt.text("How?", Before("Be brief.", TURNS[:1]))
     assert text == "Be brief.\n\n### Question:\nWhy?\n\n### Answer:\nSo.\n\n### Question:\nHow?\n\n### Answer:\n"
+
+
+def test_braces_of_the_users_are_text_and_not_placeholders(plain: Any) -> None:
+    prompt = Prompt.build(PromptSection(), plain)
+    text = prompt.text("Is {answer} right?", Before("", (("What is {answer}?", "A {question}."),)))
+    assert text == (
+        "### Question:\nWhat is {answer}?\n\n### Answer:\nA {question}.\n\n"
+        "### Question:\nIs {answer} right?\n\n### Answer:\n"
+    )

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from residency.errors import UserError
 from residency.recipe import Recipe
@@ -22,9 +24,24 @@ def raw(**sections: Any) -> dict[str, Any]:
             {"train": {"lora": {"rnk": 1}}},
             'unknown key "train.lora.rnk"; expected one of rank, alpha.*did you mean "rank"',
         ),
+        ({"data": {"suorce": "s"}}, 'unknown key "data.suorce".*did you mean "source"'),
+        (
+            {"data": {"source": "s", "synthesise": {"pars": 1}}},
+            'unknown key "data.synthesise.pars".*did you mean "pairs"',
+        ),
         ({"train": {"epochs": 0}}, "train.epochs is 0; expected greater than 0"),
         ({"train": {"epochs": "many"}}, "train.epochs is 'many'; expected a valid number"),
         ({"train": {"method": "lara"}}, "train.method is 'lara'; expected 'lora' or 'full'"),
+        ({"train": {"lora": {"rank": 2000}}}, "train.lora.rank is 2000; expected less than or equal to 1024"),
+        ({"train": {"lora": {"targets": [1]}}}, r"train\.lora\.targets\.0 is 1; expected a valid string"),
+        ({"train": {"lora": {"targets": []}}}, r"train\.lora\.targets is \[\]; expected .*at least 1 item"),
+        ({"train": {"epochs": float("inf")}}, "train.epochs is inf; expected a finite number"),
+        (
+            {"train": {"tokens_per_batch": "many"}},
+            "train.tokens_per_batch is 'many'; expected a valid integer or 'auto'",
+        ),
+        ({"train": {"tokens_per_batch": 0}}, "train.tokens_per_batch is 0; expected greater than or equal to 1"),
+        ({"train": None}, "train is None; expected a section of key: value lines"),
         ({"data": {}}, 'key "data.source" is missing'),
         ({"data": {"source": "s", "test": 0.6, "validation": 0.5}}, "leave nothing to train on"),
         ({"data": {"source": "s", "text": "t", "answer": "a"}}, "text stands alone"),
@@ -43,8 +60,23 @@ def test_overrides_reach_any_depth_and_are_read_as_yaml(tmp_path: Path) -> None:
     assert (recipe.train.lora.rank, recipe.data.redact, recipe.train.lora.targets) == (4, False, ("q", "v"))
 
 
+def test_an_override_fills_a_section_that_the_file_leaves_empty(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: x\ndata: {source: clinic, synthesise: null}\ntrain:\n")
+    recipe = Recipe.load(tmp_path / "r.yaml", ["train.epochs=2", "data.synthesise.pairs=5"])
+    assert recipe.train.epochs == 2
+    assert recipe.data.synthesise is not None
+    assert recipe.data.synthesise.pairs == 5
+
+
 @pytest.mark.parametrize(
-    ("override", "message"), [("train.epochs", "no key=value"), ("name.first=1", "name is a value, not a section")]
+    ("override", "message"),
+    [
+        ("train.epochs", "no key=value"),
+        ("=3", "no key=value"),
+        ("name.first=1", "name is a value, not a section"),
+        ("train.epoch=3", 'unknown key "train.epoch".*did you mean "epochs"'),
+        ("train.epochs=many", "train.epochs is 'many'"),
+    ],
 )
 def test_a_faulty_override_is_refused(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -61,10 +93,38 @@ def test_a_file_that_is_no_recipe_is_refused(text: str, message: str, tmp_path: 
         Recipe.load(tmp_path / "r.yaml")
 
 
+def test_a_recipe_that_is_not_there_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such file.*`residency init NAME --data PATH` writes one"):
+        Recipe.load(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="is a folder"):
+        Recipe.load(tmp_path)
+
+
 def test_what_is_dumped_loads_as_the_same_recipe(tmp_path: Path) -> None:
     recipe = Recipe.load(None, ["train.epochs=0.5", "prompt.system='Be kind: always.'"])
     (tmp_path / "r.yaml").write_text(recipe.dump())
     assert Recipe.load(tmp_path / "r.yaml") == recipe
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    system=st.none() | st.text(max_size=30),
+    rate=st.floats(0, 1, exclude_min=True),
+    shares=st.tuples(st.floats(0, 0.49), st.floats(0, 0.49)),
+    closings=st.lists(st.text(max_size=20), max_size=3),
+)
+def test_whatever_a_recipe_holds_it_is_the_same_after_a_dump(
+    system: str | None,
+    rate: float,
+    shares: tuple[float, float],
+    closings: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    data = {"source": "s", "test": shares[0], "validation": shares[1], "closings": closings}
+    recipe = Recipe.parse(raw(data=data, prompt={"system": system}, train={"learning_rate": rate}))
+    file = tmp_path_factory.mktemp("recipe") / "r.yaml"
+    file.write_bytes(recipe.dump().encode())
+    assert Recipe.load(file) == recipe
 
 
 def test_the_built_in_recipe_needs_no_file() -> None:

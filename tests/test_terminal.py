@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from residency.terminal import Terminal
@@ -33,3 +34,25 @@ def test_square_brackets_of_the_users_are_text_and_not_markup() -> None:
     terminal.table("T", [("a[b]", "c")])
     assert "column [bold]x[/bold]" in output.getvalue()
     assert "a[b]" in output.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_square_brackets_in_a_task_and_its_detail_are_text_too(terminal: bool) -> None:
+    shower, output = shown(terminal)
+    shower.step("run[b]", 2, 2, "at [bold]x")
+    shower.close()
+    assert "run[b]" in output.getvalue()
+    assert "at [bold]x" in output.getvalue()
+
+
+def test_a_task_without_detail_leaves_no_gap() -> None:
+    terminal, output = shown(terminal=False)
+    terminal.step("Training", 3, 3)
+    assert output.getvalue() == "  Training: 3 of 3, 0:00\n"
+
+
+def test_a_log_says_nothing_between_two_of_its_lines() -> None:
+    terminal, output = shown(terminal=False)
+    for done in range(1, 100):
+        terminal.step("Training", done, 100)
+    assert output.getvalue() == ""

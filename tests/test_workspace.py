@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from residency.errors import UserError
 from residency.recipe import Recipe
-from residency.workspace import Run, replacing
+from residency.workspace import Dialogue, Run, replacing
 
 
 @pytest.fixture
@@ -34,6 +36,102 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
             (temporary / name).write_text(name)
     assert [path.name for path in target.iterdir()] == ["two"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("new, but ha")
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_linked_folder_is_replaced_and_what_it_points_to_is_left_alone(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("kept")
+    target = tmp_path / "folder"
+    target.symlink_to(elsewhere)
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in elsewhere.iterdir()] == ["kept"]
+
+
+def test_what_a_killed_process_left_beside_a_folder_is_gone_after_the_next_write(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        (temporary / "old").write_text("old")
+    code = (
+        "import os, sys; from pathlib import Path; from residency.workspace import replacing\n"
+        "with replacing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.mkdir(); (temporary / 'half').write_text('ha'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(target)], check=False).returncode == 9
+    assert [path.name for path in target.iterdir()] == ["old"]
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.fixed_dictionaries({"text": st.text(st.sampled_from('a \u2028\u2029\x85\x0b\x0c\x1e\r\n\t"é'))})))
+def test_rows_are_read_back_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]
+) -> None:
+    run = Run(tmp_path_factory.mktemp("run"))
+    run.write_jsonl("rows.jsonl", rows)
+    assert run.read_jsonl("rows.jsonl", "prepare") == rows
+
+
+def test_a_dialogue_is_read_with_its_earlier_turns(run: Run) -> None:
+    row = {
+        "row": 3,
+        "question": "How?",
+        "answer": "So.",
+        "turn": 1,
+        "system": "Be kind.",
+        "history": [["Why?", "Thus."]],
+    }
+    run.write_jsonl("data/train.jsonl", [row, {"row": 4, "question": "", "answer": "Plain text."}])
+    assert run.dialogues("train") == [
+        Dialogue(3, "How?", "So.", 1, "Be kind.", (("Why?", "Thus."),)),
+        Dialogue(4, "", "Plain text."),
+    ]
+
+
+def test_a_run_is_sealed_wherever_it_lies_and_its_own_checkpoints_are_left_out(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "checkpoints" / "run", Recipe.load())
+    run.write_text("checkpoints/step-1/state", "passing")
+    run.seal()
+    assert list(run.read_json("manifest.json", "run")["files"]) == ["recipe.yaml"]
+    (run.folder / "recipe.yaml").unlink()
+    assert run.verify() == ["recipe.yaml: missing"]
+
+
+@pytest.mark.parametrize("text", ['{"files": {"a', "\xff"])
+def test_a_damaged_file_of_a_run_is_a_user_error(run: Run, text: str) -> None:
+    run.write_bytes("manifest.json", text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"manifest\.json: damaged"):
+        run.verify()
+    run.write_bytes("data/train.jsonl", b'{"row": 1}\n' + text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"train\.jsonl: damaged.*`residency prepare`"):
+        run.dialogues("train")
+
+
+def test_what_a_later_stage_left_is_forgotten(run: Run) -> None:
+    run.write_text("evaluation/scores.json", "{}")
+    run.write_text("report.html", "")
+    run.forget("evaluation", "report.html", "never-there")
+    assert [path.name for path in run.folder.iterdir()] == ["recipe.yaml"]
 
 
 def test_a_sealed_folder_verifies_until_something_changes(run: Run) -> None:
@@ -62,6 +160,13 @@ def test_a_second_process_is_told(run: Run) -> None:
         second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "another residency process works in it" in second.stderr
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_run_that_fails_lets_go_of_its_folder(run: Run) -> None:
+    with pytest.raises(RuntimeError), run.locked():
+        raise RuntimeError
+    with run.locked():
+        pass
 
 
 def test_a_missing_file_names_the_stage_that_makes_it(run: Run) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import logging
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,15 +142,15 @@ def attach_lora(model: PreTrainedModel, section: LoraSection) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
+    names = [f".{name}" for name, _ in model.named_modules()]
+    absent = [target for target in section.targets if not any(name.endswith(f".{target}") for name in names)]
+    if absent and targets != "all-linear":  # peft passes over a wrong name beside a right one
+        raise _wrong_targets(model, absent)
     try:
         with quiet_libraries():
             return get_peft_model(model, config)
     except ValueError:
-        linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
-        raise UserError(
-            f"train.lora.targets: {listed(section.targets)} is not in this model",
-            f"all-linear or some of {listed(sorted(linear))}",
-        ) from None
+        raise _wrong_targets(model, section.targets) from None
 
 
 def merge_lora(section: ModelSection, adapter: Path) -> PreTrainedModel:
@@ -233,20 +234,27 @@ def _options(section: ModelSection, gguf: str | None) -> dict[str, Any]:
     return options
 
 
-def _is_linear(module: Any) -> bool:
+def _wrong_targets(model: PreTrainedModel, targets: Sequence[str]) -> UserError:
     import torch
 
-    return isinstance(module, torch.nn.Linear)
+    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    return UserError(
+        f"train.lora.targets: {listed(targets)} is not in this model",
+        f"all-linear or some of {listed(sorted(linear))}",
+        nearest(targets[0], linear),
+    )
 
 
 @contextmanager
 def _loading(section: ModelSection, where: str) -> Iterator[None]:
     """What goes wrong while a model loads, as the user's error."""
+    from safetensors import SafetensorError
+
     try:
         # De-quantising a GGUF file shows a bar of its own, which no setting of transformers turns off.
         with quiet_libraries(), redirect_stderr(io.StringIO()):
             yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, struct.error) as error:
         if isinstance(error, UserError):
             raise
         reason = " ".join(str(error).split())[:200]

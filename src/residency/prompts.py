@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from residency.errors import UserError
 from residency.recipe import PromptSection
 
@@ -32,7 +34,7 @@ class Example:
     @property
     def learnt(self) -> int:
         """How many tokens carry loss. The first token of a text has nothing before it to be predicted from."""
-        return len(self.input_ids) - max(self.learn_from, 1)
+        return max(len(self.input_ids) - max(self.learn_from, 1), 0)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class Prompt:
             return ""
         if self.template == "chat":
             return _render(self.tokenizer, before.system or self.section.system, before.turns, question)
-        blocks = [self.template.replace("{question}", q).replace("{answer}", a) for q, a in before.turns]
-        last = self.template.partition("{answer}")[0].replace("{question}", question)
+        head, _, tail = self.template.partition("{answer}")
+        blocks = [head.replace("{question}", q) + a + tail for q, a in before.turns]
+        last = head.replace("{question}", question)
         return "\n\n".join([*([before.system] if before.system else []), *blocks, last])
 
     def full_text(self, question: str, answer: str, before: Before = NOTHING) -> str:
@@ -134,8 +137,9 @@ class Prompt:
         return replace(self, section=section).example(question, answer, max_length, before)
 
     def decode(self, ids: list[int]) -> str:
-        """The answer's text, without end tokens and surrounding white space."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        """The answer's text, without what ends it and surrounding white space."""
+        tail = str(self.tokenizer.decode(self.end_ids, skip_special_tokens=True)).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip().removesuffix(tail).rstrip()
 
     @property
     def stop_ids(self) -> list[int]:
@@ -162,7 +166,10 @@ def _choose(section: PromptSection, tokenizer: Any) -> str:
     file = Path(name)
     if not file.is_file():
         raise UserError(f"prompt.template {name}: no such file", "auto, chat, question-answer or a text file")
-    return _checked(file.read_text("utf-8"), name)
+    try:
+        return _checked(file.read_text("utf-8"), name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompt.template {name}: can't be read ({error})", "a UTF-8 text file") from None
 
 
 def _checked(template: str, name: str) -> str:
@@ -184,7 +191,13 @@ def _render(
     messages.append({"role": "user", "content": question})
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None))
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None))
+    except TemplateError as error:
+        raise UserError(
+            f"prompt.template: the tokenizer's chat template refuses a dialogue ({error})",
+            fix="leave out prompt.system, or set prompt.template: question-answer",
+        ) from None
 
 
 def _end_ids(template: str, section: PromptSection, tokenizer: Any) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from residency.errors import UserError, listed, nearest
 
@@ -38,7 +39,7 @@ CLOSINGS = (
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, and a loaded recipe can't be changed in place."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class SynthesiseSection(Section):
@@ -157,7 +158,7 @@ class LoraSection(Section):
     rank: int = Field(16, ge=1, le=1024, description="rank of the update matrices")
     alpha: float = Field(32, gt=0, description="scale: updates are multiplied by alpha / rank")
     dropout: Share = Field(0.0, description="dropout before the adapter; on a CPU it costs a third of the speed")
-    targets: tuple[str, ...] = Field(("all-linear",), description="module names, or all-linear")
+    targets: tuple[str, ...] = Field(("all-linear",), min_length=1, description="module names, or all-linear")
 
 
 class TrainSection(Section):
@@ -168,7 +169,9 @@ class TrainSection(Section):
     epochs: float = Field(3, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     examples_per_step: int = Field(16, ge=1, description="dialogues in one optimizer step, on any machine")
-    tokens_per_batch: int | Literal["auto"] = Field("auto", description="padded tokens that go through at once")
+    tokens_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="padded tokens that go through at once"
+    )
     learning_rate: float = Field(2e-4, gt=0, le=1, description="peak learning rate")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course after the warm-up")
     warmup: float = Field(0.05, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
@@ -267,7 +270,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     node: Any = raw
     for parent in parents:
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:  # an empty section, or one that is off by default
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
             raise UserError(f"--set {override}: {parent} is a value, not a section")
     try:
@@ -278,18 +283,33 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError, where: str) -> tuple[str, str, str]:
     """The first fault of a validation as found, expected, what to do."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    faults = error.errors()
+    # A needed key that is misspelt is missing as well, and the misspelling says more.
+    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    path = _path(first)
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         known = list(_section(path[:-1]).model_fields)
         return f'{where}: unknown key "{key}"', f"one of {listed(known)}", nearest(path[-1], known)
     if first["type"] == "missing":
         return f'{where}: key "{key}" is missing', "", "add it"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "").strip()
     if first["type"] == "value_error":
-        return f"{where}: {key or 'recipe'}: {message}", "", ""
-    return f"{where}: {key} is {first['input']!r}", message, ""
+        return f"{where}: {key or 'recipe'}: {first['msg'].removeprefix('Value error, ')}", "", ""
+    expected = " or ".join(_expected(fault) for fault in faults if _path(fault) == path)
+    return f"{where}: {key} is {first['input']!r}", expected, ""
+
+
+def _path(fault: ErrorDetails) -> list[str]:
+    """Keys that lead to a fault; for a value that may be of two kinds, pydantic adds the kind, which is no key."""
+    path = [str(part) for part in fault["loc"]]
+    known = fault["type"] == "extra_forbidden" or path[-1:] == [] or path[-1].isdigit()
+    return path if known or path[-1] in _section(path[:-1]).model_fields else path[:-1]
+
+
+def _expected(fault: ErrorDetails) -> str:
+    if fault["type"] == "model_type":
+        return "a section of key: value lines"
+    return fault["msg"].replace("Input should be", "").partition(", unable to parse")[0].strip()
 
 
 def _section(path: Sequence[str]) -> type[Section]:

@@ -53,7 +53,8 @@ class Terminal:
             self.shown = time.monotonic()
             spent = self.shown - self.started
             left = f", {_clock(spent / done * (total - done))} left" if 0 < done < total else ""
-            self.console.print(f"  {task}: {done} of {total} {detail}, {_clock(spent)}{left}", soft_wrap=True)
+            line = f"  {task}: {f'{done} of {total} {detail}'.rstrip()}, {_clock(spent)}{left}"
+            self.console.print(escape(line), soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -61,9 +62,9 @@ class Terminal:
 
     def _bar(self, done: int, total: int, detail: str) -> None:
         if self.bars is None:
-            columns = (TextColumn("  {task.description}"), BarColumn(20), MofNCompleteColumn())
+            columns = (TextColumn("  {task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
             times = (
-                TextColumn("{task.fields[detail]}"),
+                TextColumn("{task.fields[detail]}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),

@@ -131,12 +131,24 @@ class Run:
         return self.write_text(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def read_json(self, name: str, stage: str) -> Any:
-        """A JSON file of the run; `stage` is the command that makes it."""
-        return json.loads(self.need(name, stage).read_text("utf-8"))
+        """A JSON file of the run; `stage` is the command that makes it.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        with _whole(self.folder / name, stage):
+            return json.loads(self.need(name, stage).read_text("utf-8"))
 
     def read_jsonl(self, name: str, stage: str) -> list[Any]:
-        """A JSONL file of the run; `stage` is the command that makes it."""
-        return [json.loads(line) for line in self.need(name, stage).read_text("utf-8").splitlines() if line]
+        """A JSONL file of the run; `stage` is the command that makes it.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        with _whole(self.folder / name, stage):
+            text = self.need(name, stage).read_text("utf-8")
+            # Not splitlines(): a text may hold other line separators of Unicode, which JSON leaves as they are.
+            return [json.loads(line) for line in text.split("\n") if line]
 
     def dialogues(self, split: str) -> list[Dialogue]:
         """The dialogues of a prepared split: train, validation or test."""
@@ -167,7 +179,9 @@ class Run:
         files = {
             str(path.relative_to(self.folder).as_posix()): {"bytes": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.name not in (MANIFEST, LOCK) and "checkpoints" not in path.parts
+            if path.is_file()
+            and path.name not in (MANIFEST, LOCK)
+            and "checkpoints" not in path.relative_to(self.folder).parts
         }
         self.write_json(MANIFEST, {"files": files})
 
@@ -209,6 +223,14 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def _whole(path: Path, stage: str) -> Iterator[None]:
+    try:
+        yield
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error})", fix=f"`residency {stage}` makes it anew") from None
+
+
 def _sync(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
@@ -217,7 +239,7 @@ def _sync(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
