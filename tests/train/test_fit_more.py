@@ -127,12 +127,15 @@ def test_patience_counts_on_after_a_stop(small_recipe: dict[str, Any], tmp_path:
 def test_a_run_stopped_before_its_first_checkpoint_starts_at_the_beginning(
     small_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings = {"epochs": 1, "evaluate_every": 3}
+    settings = {"max_steps": 4, "evaluate_every": 3}
     whole = trained(small_recipe, tmp_path / "whole", **settings)
-    assert_same_training(whole, stopped_and_resumed(small_recipe, tmp_path / "stopped", 2, **settings))
-    hears = Hears()
-    pipeline.train(recipe_of(small_recipe, **settings), tmp_path / "stopped", hears, resume=True)
+    recipe, folder, hears = recipe_of(small_recipe, **settings), tmp_path / "stopped", Hears()
+    pipeline.prepare(recipe, folder)
+    with pytest.raises(Interrupted):
+        pipeline.train(recipe, folder, Hears(2))
+    pipeline.train(recipe, folder, hears, resume=True)
     assert "No checkpoint to go on from: training starts at the beginning" in hears.said
+    assert_same_training(whole, Run.open(folder))
 
 
 def test_a_run_stopped_while_its_result_was_saved_only_saves_it_again(
@@ -183,10 +186,12 @@ def test_training_anew_never_goes_on_from_an_older_trainings_checkpoint(
     assert max(column(Run.open(tmp_path), "learning_rate")) == pytest.approx(0.001)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_seed_gives_the_same_model_again_and_another_seed_another(
-    small_recipe: dict[str, Any], tmp_path: Path
+    method: str, small_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    runs = [trained(small_recipe, tmp_path / str(n), seed=seed) for n, seed in enumerate((5, 5, 6))]
+    settings = {"method": method, "max_steps": 3}
+    runs = [trained(small_recipe, tmp_path / str(n), seed=seed, **settings) for n, seed in enumerate((5, 5, 6))]
     assert same_bits(runs[0], runs[1])
     assert not same_bits(runs[0], runs[2])
 

@@ -19,8 +19,8 @@ _HEALTH = re.compile(
     r"\b(health|medical|medicine|doctor|symptom|illness|patient|clinic|treatment|physician|diagnos\w*)\w*\b", re.I
 )
 _STEER = re.compile(
-    r"\b(can(?:no|')t|can only|cannot|not able|unable|outside|instead|rather|not something i"
-    r"|i(?:'m| am) (?:here|a doctor)|help (?:you )?with|ask me)\b",
+    r"\b(can(?:no|['’])t|can only|not able|unable|outside|instead|rather|not something i"
+    r"|i(?:['’]m| am) (?:here|a doctor)|help (?:you )?with|ask me)\b",
     re.I,
 )
 
@@ -40,9 +40,9 @@ class Interval:
 
 
 def loops(text: str) -> bool:
-    """Whether the text is caught in a loop: a phrase of 1 to 60 words, at least three times running, over 12 words.
+    """Whether the text is caught in a loop: a phrase of 1 to 60 words, three whole times running, over 12 words.
 
-    Compared are words as they stand between white space, lower-cased. The last repeat may be cut short by the limit.
+    Compared are words as they stand between white space, lower-cased. A further repeat may be cut short by the limit.
     """
     words = [word.lower() for word in _WORD.findall(text)]
     for period in range(1, min(LOOP_LONGEST, len(words) // LOOP_TIMES) + 1):

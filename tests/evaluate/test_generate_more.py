@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
+from residency.models import load_tokenizer
+from residency.prompts import Example, Prompt
+from residency.recipe import ModelSection, PromptSection
+
+LIMIT = 16
+
+
+def load(folder: Path) -> Any:
+    """A model with random weights so large that its answers differ, and that some of them stop."""
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    torch.manual_seed(4)
+    for parameter in loaded.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.35)
+    return loaded
+
+
+@pytest.fixture(scope="module", params=["llama_folder", "neox_folder"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return load(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="module")
+def prompt(model: Any) -> Prompt:
+    return Prompt.build(PromptSection(), load_tokenizer(ModelSection(base=model.name_or_path)))
+
+
+def alone(model: Any, prompt: Prompt, ids: list[int], decoding: Decoding) -> Answer:
+    """The answer that transformers gives when it is asked nothing else."""
+    config = GenerationConfig(
+        max_new_tokens=LIMIT, do_sample=False, eos_token_id=prompt.stop_ids, pad_token_id=0, **decoding.settings()
+    )
+    given = torch.tensor([ids])
+    new = model.generate(given, attention_mask=torch.ones_like(given), generation_config=config)[0, len(ids) :].tolist()
+    stopped = new[-1] in prompt.stop_ids
+    kept = new[:-1] if stopped else new
+    return Answer(prompt.decode(kept), len(kept), stopped)
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    st.lists(st.lists(st.integers(3, 380), min_size=1, max_size=40), min_size=1, max_size=7),
+    st.integers(1, 8),
+    st.sampled_from(CANDIDATES),
+)
+def test_any_prompts_in_any_batches_get_the_answers_of_one_at_a_time(
+    model: Any, prompt: Prompt, prompts: list[list[int]], batch: int, decoding: Decoding
+) -> None:
+    found = answer(model, prompt, prompts, decoding, max_new_tokens=LIMIT, batch=batch)
+    assert found.answers == [alone(model, prompt, ids, decoding) for ids in prompts]
+
+
+def test_some_of_these_answers_stop_and_some_run_to_the_limit(llama_folder: Path) -> None:
+    # Else the comparison above would say nothing about either.
+    model = load(llama_folder)
+    prompt = Prompt.build(PromptSection(), load_tokenizer(ModelSection(base=str(llama_folder))))
+    found = answer(model, prompt, [[start, 9, 7] for start in range(3, 380)], GREEDY, max_new_tokens=LIMIT, batch=400)
+    stopped = [given for given in found.answers if given.stopped]
+    assert 0 < len(stopped) < len(found.answers)
+    assert all(given.tokens < LIMIT for given in stopped)
+    assert all(given.tokens == LIMIT for given in found.answers if not given.stopped)
+    assert not any("<|im_end|>" in given.text for given in found.answers)
+
+
+def test_the_speed_is_that_of_all_new_tokens_together() -> None:
+    given = [Answer("a", 3, True), Answer("b", 5, False)]
+    assert Answers(given, 2.0).tokens_per_second == 4.0
+    assert Answers([], 0.0).tokens_per_second == 0.0
+
+
+def test_no_prompts_have_no_answers(model: Any, prompt: Prompt) -> None:
+    assert answer(model, prompt, [], GREEDY, max_new_tokens=LIMIT, batch=4).answers == []
+
+
+@pytest.mark.parametrize("decoding", CANDIDATES, ids=lambda decoding: decoding.name)
+def test_settings_are_what_transformers_would_otherwise_do_differently(decoding: Decoding) -> None:
+    plain = GenerationConfig().to_diff_dict()
+    changed = GenerationConfig(**decoding.settings()).to_diff_dict()
+    assert {name: value for name, value in changed.items() if plain.get(name) != value} == decoding.settings()
+
+
+def test_a_ban_on_repeated_runs_is_kept_in_batches_too(model: Any, prompt: Prompt) -> None:
+    decoding = Decoding("no pair twice", no_repeat_ngram_size=2)
+    prompts = [[5, 6, 7], [9] * 12, [40, 41]]
+    found = answer(model, prompt, prompts, decoding, max_new_tokens=LIMIT, batch=3)
+    assert found.answers == [alone(model, prompt, ids, decoding) for ids in prompts]
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 39)), min_size=1, max_size=8), st.integers(1, 200))
+def test_likelihoods_are_those_of_each_example_alone_in_any_batch(
+    model: Any, shapes: list[tuple[int, int]], budget: int
+) -> None:
+    examples = [
+        Example(tuple((13 * place + token) % 380 + 3 for token in range(length)), min(start, length - 1))
+        for place, (length, start) in enumerate(shapes)
+    ]
+    for example, (nll, count) in zip(examples, likelihoods(model, examples, budget), strict=True):
+        ids = torch.tensor([example.input_ids])
+        with torch.no_grad():
+            logits = model(ids).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+        own = losses[max(example.learn_from, 1) - 1 :]
+        assert count == example.learnt == len(own)
+        assert nll == pytest.approx(float(own.sum()), rel=1e-4, abs=1e-4)
+
+
+def test_an_example_with_no_answer_left_has_no_likelihood_and_is_no_error(model: Any) -> None:
+    assert likelihoods(model, [Example((5, 6, 7), 3)]) == [(0.0, 0)]
