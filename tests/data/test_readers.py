@@ -183,6 +183,8 @@ JSON = st.recursive(
 @given(values=st.lists(JSON, min_size=1, max_size=6))
 @example(values=[10**30, -1])
 @example(values=[[2**60 + 1], ["x"], {}])
+@example(values=[[""], [[]]])
+@example(values=[{"a": [["x"]]}, {"a": ["y"]}])
 def test_any_json_is_a_column_of_as_many_values_none_of_them_lost(
     values: list[Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -192,6 +194,12 @@ def test_any_json_is_a_column_of_as_many_values_none_of_them_lost(
     assert [value is None for value in column] == [value is None for value in values]
     if all(isinstance(value, str) or value is None for value in values):
         assert column == values
+
+
+def test_a_value_nested_deeper_than_the_rest_is_kept_as_text_and_told(tmp_path: Path) -> None:
+    found = read(put(tmp_path / "a.jsonl", '{"a": {"b": ["x"]}}\n{"a": {"b": [["y"]]}}\n'), Options())
+    assert found.rows["a"].to_list() == ['{"b": ["x"]}', '{"b": [["y"]]}']
+    assert found.notes == ["a.jsonl: values of several kinds are kept as text in a"]
 
 
 def test_an_array_in_jsonl_and_lines_in_json_are_read_and_told(tmp_path: Path) -> None:

@@ -64,10 +64,23 @@ def _column(name: str, values: list[Any]) -> pl.Series | None:
         return None
     try:
         if kinds & {list, dict}:
-            return pl.DataFrame([{name: value} for value in values], infer_schema_length=None)[name]
+            nested = pl.DataFrame([{name: value} for value in values], infer_schema_length=None)[name]
+            # polars makes null of a value that is nested deeper than the type it found, and says nothing.
+            return nested if _kept(nested.to_list(), values) else None
         return pl.Series(name, values, dtype=_TYPES[kinds.pop()] if kinds else None)
     except (*UNBUILT, KeyError):
         return None
+
+
+def _kept(built: Any, value: Any) -> bool:
+    """Whether nothing of a JSON value became null in what was built of it; a record may have gained keys."""
+    if value is None or built is None:
+        return value is None
+    if isinstance(value, list) and isinstance(built, list):
+        return len(built) == len(value) and all(map(_kept, built, value))
+    if isinstance(value, dict) and isinstance(built, dict):
+        return all(_kept(built.get(key), own) for key, own in value.items())
+    return True
 
 
 def _text(name: str, values: list[Any]) -> pl.Series:
