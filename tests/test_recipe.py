@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from residency.errors import UserError
@@ -107,6 +107,7 @@ def test_what_is_dumped_loads_as_the_same_recipe(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=40)
+@example(system="\x85", rate=1.0, shares=(0.0, 0.0), closings=["a\u2028b", "\ufeff", "\r"])
 @given(
     system=st.none() | st.text(max_size=30),
     rate=st.floats(0, 1, exclude_min=True),

@@ -236,7 +236,18 @@ class Recipe(Section):
 
     def dump(self) -> str:
         """The whole recipe, defaults included, as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML that reads as it was written: other scripts' line breaks, left bare, would be read as plain ones."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        broken = any(sign in data for sign in "\r\x85\u2028\u2029\ufeff")
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if broken else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _is_web_address(text: str) -> bool:
