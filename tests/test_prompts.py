@@ -146,7 +146,7 @@ def test_a_text_begins_as_its_tokenizer_begins_and_only_the_answer_ends(llama_fo
         text = tokenizer(prompt.full_text("Why?", "So."), add_special_tokens=False)["input_ids"]
         assert list(example.input_ids) == own + text
         assert example.input_ids[: example.learn_from] == tuple(prompt.prompt_ids("Why?"))
-        assert prompt.lengths(["Why?"], ["So."]) == ([example.learn_from], [len(example)])
+        assert prompt.lengths([prompt.text("Why?")], ["So."]) == ([example.learn_from], [len(example)])
         assert prompt.example("", "Some text.").input_ids[: len(begin)] == tuple(begin)
 
 
@@ -178,7 +178,7 @@ def test_settings_that_cannot_be_met_are_refused(plain: Any) -> None:
 def test_lengths_by_batch_are_those_one_by_one(chat: Any, plain: Any, pairs: list[tuple[str, str]]) -> None:
     questions, answers = [q for q, _ in pairs], [a for _, a in pairs]
     for prompt in prompts(chat, plain):
-        asked, whole = prompt.lengths(questions, answers)
+        asked, whole = prompt.lengths([prompt.text(question) for question in questions], answers)
         assert asked == [len(prompt.prompt_ids(question)) for question in questions]
         assert whole == [len(prompt.example(question, answer)) for question, answer in pairs]
 

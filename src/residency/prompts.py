@@ -85,8 +85,12 @@ class Prompt:
 
     def full_text(self, question: str, answer: str, before: Before = NOTHING) -> str:
         """Prompt, answer and end token as one text."""
-        end = self.tokenizer.decode(self.end_ids) if self.section.end_token else ""
-        return self.text(question, before) + answer + end
+        return self.text(question, before) + answer + self.end
+
+    @property
+    def end(self) -> str:
+        """The text that ends an answer; empty where no end is taught."""
+        return str(self.tokenizer.decode(self.end_ids)) if self.section.end_token else ""
 
     def prompt_ids(self, question: str, before: Before = NOTHING) -> list[int]:
         """Token ids of everything before the answer; begins as the tokenizer begins a text."""
@@ -99,21 +103,38 @@ class Prompt:
             ids.pop()
         return ids
 
-    def lengths(self, questions: Sequence[str], answers: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Tokens of each prompt, and of each whole example, for dialogues of one turn; in batches, so much faster."""
-        asked: list[int] = []
-        answered: list[int] = []
+    def lengths(self, texts: Sequence[str], answers: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Tokens of each prompt, given as its text, and of each whole example; in batches, which is much faster."""
         chat = self.template == "chat"
         alone = len(self.prompt_ids(""))  # a record of plain text has no prompt but what a text begins with
         ends = 0 if chat else self._ends_texts()
-        for start in range(0, len(questions), BATCH):
-            part = questions[start : start + BATCH]
-            encoded = self.tokenizer([self.text(q) for q in part], add_special_tokens=not chat)["input_ids"]
-            asked += [len(ids) - ends if q else alone for ids, q in zip(encoded, part, strict=True)]
-            own = self.tokenizer(list(answers[start : start + BATCH]), add_special_tokens=False)["input_ids"]
-            answered += [len(ids) for ids in own]
+        asked = [
+            count - ends if text else alone
+            for text, count in zip(texts, self._counts(texts, special=not chat), strict=True)
+        ]
         end = len(self.end_ids) if self.section.end_token else 0
+        answered = self._counts(answers, special=False)
         return asked, [before + own + end for before, own in zip(asked, answered, strict=True)]
+
+    def _counts(self, texts: Sequence[str], *, special: bool) -> list[int]:
+        """Tokens of each text; without their positions in it, which take time."""
+        counts: list[int] = []
+        encoder = getattr(self.tokenizer, "backend_tokenizer", None)
+        if encoder is not None:
+            encoder.no_truncation()  # an earlier call may have left them on
+            encoder.no_padding()
+        for start in range(0, len(texts), BATCH):
+            part = list(texts[start : start + BATCH])
+            if encoder is None:
+                counts += map(len, self.tokenizer(part, add_special_tokens=special)["input_ids"])
+            else:
+                counts += map(len, encoder.encode_batch_fast(part, add_special_tokens=special))
+        return counts
+
+    @property
+    def longest_token(self) -> int:
+        """Characters that one token stands for, at most."""
+        return max(map(len, self.tokenizer.get_vocab()), default=1)
 
     def _ends_texts(self) -> int:
         """How many end tokens the tokenizer puts after a text, which a prompt must not have: 1 or 0."""
