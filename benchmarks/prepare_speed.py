@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -328,7 +329,7 @@ def show(found: list[Measured]) -> None:
             times = each.median / own[each.rows].median
             print(f"At {each.rows:,} rows the plain version takes {times:.1f} times as long.")
     sizes = sorted(own)
-    for few, many in zip(sizes, sizes[1:], strict=False):
+    for few, many in pairwise(sizes):
         seconds = 1000 * (own[many].median - own[few].median) / (many - few)
         print(f"From {few:,} to {many:,} rows a thousand more take {seconds:.2f} s.")
 

@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from residency.errors import UserError
-from residency.prompts import Before, Example, Prompt
+from residency.prompts import NOTHING, Before, Example, Prompt
 from residency.recipe import PromptSection
 
 
@@ -175,9 +175,14 @@ def test_settings_that_cannot_be_met_are_refused(plain: Any) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(pairs=st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=5))
-def test_lengths_by_batch_are_those_one_by_one(chat: Any, plain: Any, pairs: list[tuple[str, str]]) -> None:
+def test_lengths_and_examples_by_batch_are_those_one_by_one(
+    chat: Any, plain: Any, pairs: list[tuple[str, str]]
+) -> None:
     questions, answers = [q for q, _ in pairs], [a for _, a in pairs]
     for prompt in prompts(chat, plain):
+        for limit in (None, 12):
+            batch = prompt.examples(((q, a, NOTHING) for q, a in pairs), limit)
+            assert list(batch) == batch[:] == [prompt.example(q, a, limit) for q, a in pairs]
         asked, whole = prompt.lengths([prompt.text(question) for question in questions], answers)
         assert asked == [len(prompt.prompt_ids(question)) for question in questions]
         assert whole == [len(prompt.example(question, answer)) for question, answer in pairs]

@@ -81,7 +81,7 @@ def train(
             progress.say("No checkpoint to go on from: training starts at the beginning")
     environment.keep_freed_memory()
     examples, validation = (
-        [prompt.example(d.question, d.answer, recipe.model.max_length, d.before) for d in run.dialogues(split)]
+        prompt.examples(((d.question, d.answer, d.before) for d in run.dialogues(split)), recipe.model.max_length)
         for split in ("train", "validation")
     )
     setup = _setup(recipe, len(examples))

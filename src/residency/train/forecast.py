@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,7 +58,9 @@ class Summary:
         return asdict(self) | {"memory": self.memory}
 
 
-def summarise(model: Any, examples: list[Example], section: TrainSection, steps: int, tokens_per_batch: int) -> Summary:
+def summarise(
+    model: Any, examples: Sequence[Example], section: TrainSection, steps: int, tokens_per_batch: int
+) -> Summary:
     """Count the parameters and estimate memory and work from the model and the examples in tokens.
 
     Floating-point operations follow Kaplan et al. 2020 (arXiv:2001.08361): 2 a weight and token forward, 2 backward for
