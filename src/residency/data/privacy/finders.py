@@ -20,9 +20,11 @@ _OF_A_USER = re.compile(
     r"(?!(?:(?:log|sign)-?(?:in|out|up)|register|password|settings|new|help|guide|me|index|search|manual|default)\b)\w"
 )
 _IBAN = re.compile(r"(?i)\b[a-z]{2}\d\d(?:[ -]?[a-z0-9]{4}){2,7}(?:[ -]?[a-z0-9]{1,3})?\b")
-_CARD = (  # Visa, Mastercard, Discover, JCB; then American Express and Diners
-    r"(?:4\d{3}|5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720|6(?:011|[25]\d\d|4[4-9]\d)|35[2-8]\d)(?P<g>[ -]?)"
-    r"\d{4}(?:(?P=g)\d{4}){2}(?:(?P=g)\d{3})?|3(?:[4678]\d|0[0-5])\d(?P<by>[ -]?)\d{6}(?P=by)\d{4,5}|4\d{12}"
+_CARD = (  # Visa, Mastercard, Discover and JCB; American Express and Diners; old Visa
+    r"(?:4\d{3}|5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720|6(?:011|[25]\d\d|4[4-9]\d)|35[2-8]\d)"
+    r"(?P<g>[ -]?)\d{4}(?:(?P=g)\d{4}){2}(?:(?P=g)\d{3})?"
+    r"|3(?:[4678]\d|0[0-5])\d(?P<by>[ -]?)\d{6}(?P=by)\d{4,5}"
+    r"|4\d{12}"
 )
 
 

@@ -14,29 +14,36 @@ def _kept(hint: str, shape: str) -> Finder:
 
 # 10.2.3.40 is an address, "version 10.2.3.40" is none.
 SECTIONS = _kept(r"\d\.\d", r"(?i)\b(?:ec|version|v|section|release|chapter|figure|table)\W{0,2}\d+(?:\.\d+)+")
+
 WEB_ADDRESSES = _kept(r"://|(?i:www)\.|\.[A-Za-z]{2,24}/", rf"(?i)\b{URL}")
+
 PUBLICATIONS = _kept(
     r"\b10\.\d{4,9}/|(?i:isbn)|97[89]\W?\d",
     r"(?i)\b10\.\d{4,9}/\S+|\bISBN(?:-1[03])?\W{0,3}(?:97[89][ -]?)?(?:\d[ -]?){9}[\dX]|\b97[89](?:[ -]?\d){10}\b",
 )
+
 NAMED_CODES = _kept(
     rf"(?i:\b(?:{_CODES}))", rf"(?i)\b(?:{_CODES})(?: (?:code|number|no\.?|id))?\W{{0,3}}\d+(?:[./-]\d+)*"
 )
-POSTCODES = _kept(  # of the United States: MD 20892-3655
-    r"[A-Z]{2},? \d{5}", r"\b[A-Z]{2},? \d{5}-\d{4}\b|, [A-Z]{2} \d{9}\b"
-)
-PRODUCTS = _kept(  # drug codes in their three ways to be written
-    r"\d{4}\W\d{3,4}\W\d", r"(?<![\w-])(?:\d{5}-\d{4}-\d{1,2}|\d{4}-\d{4}-\d{2}|\d{5}-\d{3}-\d{2})(?![\w-])"
-)
+
+# Of the United States: MD 20892-3655.
+POSTCODES = _kept(r"[A-Z]{2},? \d{5}", r"\b[A-Z]{2},? \d{5}-\d{4}\b|, [A-Z]{2} \d{9}\b")
+
+# Drug codes (NDC), in the three ways that they are written.
+DRUGS = _kept(r"\d{4}\W\d{3,4}\W\d", r"(?<![\w-])(?:\d{5}-\d{4}-\d{1,2}|\d{4}-\d{4}-\d{2}|\d{5}-\d{3}-\d{2})(?![\w-])")
+
 DATES = _kept(
     r"\d\W\d\d?\W\d",
     r"(?<![\w.+-])(?:(?:19|20)\d\d-\d\d?-\d\d?|\d\d?(?P<sep>[./-])\d\d?(?P=sep)(?:(?:19|20)\d\d|\d\d))(?![\w-]|\.\d)",
 )
-LARGE_NUMBERS = _kept(  # 1,234,567 and 12,34,567
-    r"\d,\d", r"(?<![\w.,+-])(?<!\d )\d{1,3}(?:,\d{2,3})*,\d{3}(?:\.\d+)?(?!,?\d)"
-)
-RANGES = _kept(  # 5 000 - 10 000
+
+# 1,234,567 and 12,34,567.
+LARGE_NUMBERS = _kept(r"\d,\d", r"(?<![\w.,+-])(?<!\d )\d{1,3}(?:,\d{2,3})*,\d{3}(?:\.\d+)?(?!,?\d)")
+
+# 5 000 - 10 000.
+RANGES = _kept(
     r"\d\s\d{3}\D{1,5}\d",
     r"(?i)(?<![\w.,+-])(?<!\d )[1-9](?:\d{0,2}| \d{3}) \d{3} ?(?:-|to|and) ?[1-9](?:\d{0,2}|\d? \d{3}) \d{3}(?![\w-])",
 )
-NUMBERS = (WEB_ADDRESSES, PUBLICATIONS, NAMED_CODES, POSTCODES, PRODUCTS, DATES, LARGE_NUMBERS, RANGES)
+
+NUMBERS = (WEB_ADDRESSES, PUBLICATIONS, NAMED_CODES, POSTCODES, DRUGS, DATES, LARGE_NUMBERS, RANGES)

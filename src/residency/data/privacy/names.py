@@ -34,7 +34,7 @@ def people(texts: Sequence[str], model: bool | str) -> list[list[Span]]:
 
 
 def _is_name(text: str, start: int, end: int, words: set[str]) -> bool:
-    """Models take diseases and drugs for people: what is a word elsewhere, an abbreviation, or names a disease stays."""
+    """Models take diseases and drugs for people: a word of other texts, an abbreviation, a disease's name are none."""
     if _TITLE.search(text, max(0, start - 6), start):
         return True
     named = re.findall(r"\w+", text[start:end])

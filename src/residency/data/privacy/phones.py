@@ -136,8 +136,8 @@ def _length(number: str) -> int:
 
 
 def _spaced(number: str) -> str:
-    """The number with a blank between its groups of digits."""
-    return re.sub(r"[ ().-]+", " ", number).strip()
+    """The number with one blank for what is between its groups of digits, and without brackets around it."""
+    return re.sub(r"[ .-]+", " ", number).strip("()")
 
 
 PHONE = Finder("phone", r"\d(?:[\s().\p{Pd}\x{2212}]{0,3}\d){6}", phones)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -66,27 +66,27 @@ def redact(rows: pl.DataFrame, names: bool | str = False) -> tuple[pl.DataFrame,
     return rows.with_columns(texts), dict(counts)
 
 
-def _records(rows: pl.DataFrame, columns: Sequence[str], names: bool | str) -> Iterable[list[Cell]]:
-    """The texts of rows that may hold something, those of one conversation together."""
-    hinted = [pl.col(column).str.contains(HINT).fill_null(False) for column in columns]
-    here = rows.select(pl.any_horizontal(hinted or [pl.lit(False)]) | bool(names)).to_series()
-    places = here.arg_true().to_list()
-    finders = {column: _finders(rows[column].filter(here), names) for column in columns}
-    records: dict[int, list[Cell]] = {}
-    for index, place in enumerate(places):
-        record = records.setdefault(rows["row"][place] if "turn" in rows.columns else place, [])
-        record += [Cell(c, place, text, finders[c][index]) for c in columns if (text := rows[c][place])]
-    return records.values()
+def _records(rows: pl.DataFrame, columns: Sequence[str], names: bool | str) -> Iterator[list[Cell]]:
+    """The texts of each row that may hold something, in reading order; those of a conversation together."""
+    hinted = pl.any_horizontal(pl.lit(bool(names)), *(pl.col(c).cast(pl.String).str.contains(HINT) for c in columns))
+    record = "row" if "turn" in rows.columns else "place"
+    some = rows.with_row_index("place").filter(hinted.any().over(record) if record == "row" else hinted)
+    some = some.select("place", *columns, record=record)
+    texts = some.unpivot(columns, index=["record", "place"], variable_name="column", value_name="text")
+    texts = texts.filter(pl.col("text") != "").sort("record", "place", maintain_order=True)
+    finders = iter(_finders(texts["text"], names))
+    for _, cells in texts.group_by("record", maintain_order=True):
+        named = cells.select("column", "place", "text").iter_rows(named=True)
+        yield [Cell(**cell, finders=next(finders)) for cell in named]
 
 
 def _finders(texts: pl.Series, names: bool | str) -> list[list[Finder]]:
     """For each text the finders whose hint holds, and the one that knows its names."""
-    texts = texts.fill_null("")
     hints = [texts.str.contains(finder.hint).to_list() for finder in FINDERS]
     found = [[f for f, holds in zip(FINDERS, held, strict=True) if holds] for held in zip(*hints, strict=True)]
-    if names:
-        for finders, spans in zip(found, naming.people(texts.to_list(), names), strict=True):
-            finders.append(_known(spans))
+    people = naming.people(texts.to_list(), names) if names else []
+    for finders, spans in zip(found, people, strict=False):
+        finders.append(_known(spans))
     return found
 
 
