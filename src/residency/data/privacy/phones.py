@@ -26,7 +26,7 @@ _DIALLED = re.compile(r"\(?\+|\(?0\d|(?:\d{1,3}[ -]?)?\((?!(?:19|20)\d\d\))\d{2,
 _KNOWN = re.compile(  # North America; India; China and others with a 1; India's 91; Russia's 8; unbroken
     r"(1 )?\d{3} \d{3} \d{4}|(91 )?\d{5} \d{5}|1\d\d( \d{4}){2}|91 \d{10}|8( \d{3}){2}( \d\d){2}|\d{9,12}"
 )
-_LOCAL = re.compile(r"\d{7,8}|\d{3,4} \d{4}")
+_LOCAL = re.compile(r"\d{7,8}|\d{3,4}[ .-]+\d{4}")
 _CALL = (
     r"\b(?:call(?:s|ed|ing)?|ring|rang|dial|(?:tele)?phone|ph|tel|mob(?:ile)?|fax|whats ?app|sms|tty|contact|hotline|"
     r"helpline|appel\w*|téléphone|tél|portable|anruf\w*|telefon\w*|teléfono|ll[aá]m\w+|móvil|chiam\w+|cellulare)\b"
@@ -69,7 +69,7 @@ class Words:
         for size in range(len(self.numbers), 0, -1):
             number = self.numbers[size - 1]
             whole = self.asked or size == 1 or self.count % size == 0
-            if whole and _is_plain(number) and " - " not in number and _KNOWN.fullmatch(_spaced(number)):
+            if whole and _is_plain(number) and " - " not in number and _KNOWN.fullmatch(" ".join(_groups(number))):
                 return size
         return 0
 
@@ -81,7 +81,7 @@ class Words:
         """Seven or eight digits, which only a word just before them makes a number."""
         if not (self.alone and self.just_asked):
             return 0
-        local = [bool(_LOCAL.fullmatch(_spaced(number))) and not is_counted(number) for number in self.numbers]
+        local = [bool(_LOCAL.fullmatch(number)) and not is_counted(number) for number in self.numbers]
         return local.index(True) + 1 if any(local) else 0
 
 
@@ -116,7 +116,7 @@ def _of_run(text: str, start: int, end: int) -> Iterator[Span]:
 
 def _is_dialled(number: str, free: bool) -> bool:
     """Whether a number that begins as phone numbers do is no list of times, decimals or counted things."""
-    groups = re.findall(r"\d+", number)
+    groups = _groups(number)
     pairs = max(map(len, groups)) < 3 and [*map(len, groups)] != [2] * 5  # 01 23 45 67 89 is French
     zeros = len(groups) > 1 and all(group[0] == "0" for group in groups[:2] + groups[-1:])
     round_ones = number[0] == "(" and is_counted(number)
@@ -125,7 +125,7 @@ def _is_dialled(number: str, free: bool) -> bool:
 
 def _is_plain(number: str, least_group: int = 0) -> bool:
     """Whether digits without a dialling code are as many as a number has, and no list of values."""
-    groups = re.findall(r"\d+", number)
+    groups = _groups(number)
     decimals = "." in number and (" " in number or len(groups) == 2)
     listed = decimals or number.endswith("0000") or is_counted(number)
     return 9 <= _length(number) <= LONGEST and max(map(len, groups)) >= least_group and not listed
@@ -135,9 +135,8 @@ def _length(number: str) -> int:
     return sum(map(str.isdigit, number))
 
 
-def _spaced(number: str) -> str:
-    """The number with one blank for what is between its groups of digits, and without brackets around it."""
-    return re.sub(r"[ .-]+", " ", number).strip("()")
+def _groups(number: str) -> list[str]:
+    return re.findall(r"\d+", number)
 
 
 PHONE = Finder("phone", r"\d(?:[\s().\p{Pd}\x{2212}]{0,3}\d){6}", phones)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -64,6 +64,16 @@ def redact(rows: pl.DataFrame, names: bool | str = False) -> tuple[pl.DataFrame,
                 changed[cell.column][cell.place] = text
     texts = (rows[column].scatter(list(new), list(new.values())) for column, new in changed.items() if new)
     return rows.with_columns(texts), dict(counts)
+
+
+def redacted(text: str) -> str:
+    """One text without personal data, for a message about somebody's data."""
+    return str(redact(pl.DataFrame({"answer": [text]}))[0]["answer"][0])
+
+
+def told(counts: Mapping[str, int]) -> str:
+    """The counts in words, without the kinds of which there are none: `4 email, 3 birth date`."""
+    return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items() if count)
 
 
 def _records(rows: pl.DataFrame, columns: Sequence[str], names: bool | str) -> Iterator[list[Cell]]:
