@@ -14,8 +14,8 @@ import pytest
 
 import residency
 from residency.data import DataReport, audit, duplicates, prepare, privacy, sources
-from residency.data.privacy.finders import EMAIL
 from residency.data.clean import clean
+from residency.data.privacy.finders import EMAIL
 from residency.models import load_tokenizer
 from residency.prompts import Prompt
 from residency.recipe import DataSection, Recipe

@@ -33,7 +33,6 @@ SKEWED = 0.33  # share of all answer tokens that the longest rows hold
 MOST = 0.5  # share of the rows that ask one question
 
 HTML = r"(?i)</?(?:p|br|div|span|a|b|i|ul|ol|li|table|tr|td|h[1-6]|strong|em)\b[^<>]*>|&(?:nbsp|amp|lt|gt|quot|#\d+);"
-PLACEHOLDER = rf"\[(?:{'|'.join(privacy.KINDS).upper()})(?:_\d+)?\]"
 AROUND = 80  # characters on both sides of a special token that is shown
 
 
@@ -189,7 +188,7 @@ def _skewed(rows: pl.DataFrame) -> Finding:
 def _leftovers(rows: pl.DataFrame) -> list[Finding]:
     """What cleaning should have taken out: HTML, and the placeholders that stand for personal data."""
     code = rows["answer"].str.contains("```", literal=True)
-    said = rows["answer"].str.contains(PLACEHOLDER)
+    said = rows["answer"].str.contains(privacy.PLACEHOLDER.pattern)
     return [
         _marked(rows, "html", rows["answer"].str.contains(HTML) & ~code, "Add html to data.clean.", (0.0, 0.2)),
         _marked(

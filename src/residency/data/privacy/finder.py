@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 Span = tuple[int, int]  # start and end in characters
 
+HIDDEN = "\0"  # stands in a text for each character of what was found
 BEFORE = 40  # characters in which a word that explains a number is looked for
+_FOUND = 12  # characters that something found counts for, whether it stands there or its placeholder
 EDGE, END = r"(?<![\w.+-])", r"(?![\w-])"  # around a number that is no part of a longer one
 _YEAR_OR_ROUND = r"(?:(?:19|20)\d\d|\d+0)"
 _COUNTED = re.compile(rf"\D*{_YEAR_OR_ROUND}(?:\D+{_YEAR_OR_ROUND})+")
@@ -39,13 +41,19 @@ def shaped(kind: str, hint: str, shape: str, check: Callable[[str], bool] = bool
         at = 0
         while match := pattern.search(text, at):
             start, end = match.span(group)
-            if check(match[group]) and (not told or word.search(text, max(0, start - BEFORE), start)):
+            if check(match[group]) and (not told or word.search(before(text, start))):
                 yield start, end
                 at = end
             else:
                 at = match.start() + 1
 
     return Finder(kind, hint, spans)
+
+
+def before(text: str, start: int) -> str:
+    """What stands shortly before a place."""
+    near = text[max(0, start - 10 * BEFORE) : start]
+    return re.sub(f"{HIDDEN}+", HIDDEN * _FOUND, near)[-BEFORE:]
 
 
 def compact(value: str) -> str:

@@ -13,9 +13,11 @@ from residency.data.privacy.finder import Span
 from residency.errors import UserError, listed
 
 BATCH = 64  # texts that spaCy reads at once
-_TITLE = re.compile(r"(?i)\b(?:mr|mrs|ms|miss|dr|prof)\.? $")
+_TITLES = {"mr", "mrs", "ms", "miss", "dr", "prof"}
+_TITLE = re.compile(rf"(?i)\b(?:{'|'.join(_TITLES)})\.? $")
 _OF_DISEASE = re.compile(
-    r"(?i)(?:['’]s?)?[\s-]+(?:\w+[\s-]+){0,2}?(?:disease|syndrome|disorder|palsy|test|scale|score)"
+    r"(?i)(?:['’]s?)?[\s-]+(?:\w+[\s-]+){0,2}?(?:disease|syndrome|disorder|deficiency|palsy|ataxia|dystrophy|"
+    r"an(?:a)?emia|tumou?r|lymphoma|sarcoma|cancer|gene|sign|reflex|test|scale|score|criteria|procedure|therapy)"
 )
 
 
@@ -39,7 +41,7 @@ def _is_name(text: str, start: int, end: int, words: set[str]) -> bool:
         return True
     named = re.findall(r"\w+", text[start:end])
     odd = any(not word.isalpha() or (word.isupper() and len(word) > 1) for word in named)
-    return not (odd or words.issuperset(map(str.lower, named)) or _OF_DISEASE.match(text, end))
+    return not (odd or (words | _TITLES).issuperset(map(str.lower, named)) or _OF_DISEASE.match(text, end))
 
 
 def _analyzer(model: bool | str) -> Any:

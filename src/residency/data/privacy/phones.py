@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from residency.data.privacy.finder import BEFORE, Finder, Span, is_counted
+from residency.data.privacy.finder import Finder, Span, before, is_counted
 
 LONGEST = 15  # digits (ITU-T E.164)
 MOST_WORDS = 7
@@ -100,8 +100,8 @@ def phones(text: str) -> Iterator[Span]:
 
 
 def _of_run(text: str, start: int, end: int) -> Iterator[Span]:
-    run, before, alone = text[start:end], text[max(0, start - BEFORE) : start], True
-    asked, just_asked = bool(_ASKED.search(before)), bool(_JUST_ASKED.search(before))
+    run, said, alone = text[start:end], before(text, start), True
+    asked, just_asked = bool(_ASKED.search(said)), bool(_JUST_ASKED.search(said))
     words = [word.span() for word in re.finditer(r"\S*\d\S*", run)]
     if _UNIT.match(text, end) and "+" not in run and not asked:  # the last word is an amount, or the whole range is
         words = [] if " - " in run else words[:-1]

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from residency.data.privacy import names as naming
-from residency.data.privacy.finder import Finder, Span, compact
+from residency.data.privacy.finder import HIDDEN, Finder, Span, compact
 from residency.data.privacy.finders import FINDERS
 
 COLUMNS = ("system", "question", "context", "answer")  # in reading order: placeholders count upwards
 KINDS = (*dict.fromkeys(finder.kind for finder in FINDERS if finder.kind), "name")
 HINT = "|".join(f"(?:{finder.hint})" for finder in FINDERS if finder.kind)
+PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(KINDS).upper()})(?:_\d+)?\]")
 NATIONAL = 9  # digits of a phone number that are the same with the country's code and without
 # One character for one, so that a place in the folded text is the same place in the text.
 FOLD = str.maketrans("\t\u00a0\u2007\u2009\u202f\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0b", "     -------+") | {
@@ -81,7 +82,7 @@ def _records(rows: pl.DataFrame, columns: Sequence[str], names: bool | str) -> I
     hinted = pl.any_horizontal(pl.lit(bool(names)), *(pl.col(c).cast(pl.String).str.contains(HINT) for c in columns))
     record = "row" if "turn" in rows.columns else "place"
     some = rows.with_row_index("place").filter(hinted.any().over(record) if record == "row" else hinted)
-    some = some.select("place", *columns, record=record)
+    some = some.select("place", pl.col(columns).cast(pl.String), record=record)
     texts = some.unpivot(columns, index=["record", "place"], variable_name="column", value_name="text")
     texts = texts.filter(pl.col("text") != "").sort("record", "place", maintain_order=True)
     finders = iter(_finders(texts["text"], names))
@@ -105,14 +106,32 @@ def _known(spans: list[Span]) -> Finder:
 
 
 def _hits(cell: Cell) -> list[Hit]:
-    """What is personal in a text, from left to right; what one finder took, the next does not see."""
-    left, hits = cell.text.translate(FOLD), []
-    for finder in cell.finders:
-        spans = [(start, end) for start, end in finder.spans(left) if "\0" not in left[start:end]]
-        if finder.kind:
-            hits += [Hit(start, end, finder.kind, _key(finder.kind, left[start:end])) for start, end in spans]
-        left = _replaced(left, [(start, end, "\0" * (end - start)) for start, end in spans])
+    """What is personal in a text, from left to right. It is looked at until nothing more is found.
+
+    What has a placeholder is hidden like what is found: with it in sight a second look at a redacted text would see
+    another text than the first one, and find more.
+    """
+    left = PLACEHOLDER.sub(lambda mark: HIDDEN * len(mark[0]), cell.text.translate(FOLD))
+    hits: list[Hit] = []
+    while found := _found(left, cell.finders):
+        hits += found
+        left = _hidden(left, [(hit.start, hit.end) for hit in found])
     return sorted(hits, key=lambda hit: hit.start)
+
+
+def _found(text: str, finders: Iterable[Finder]) -> list[Hit]:
+    """What one look finds, from left to right; what one finder took, the next does not see."""
+    hits = []
+    for finder in finders:
+        spans = [(start, end) for start, end in finder.spans(text) if HIDDEN not in text[start:end]]
+        if finder.kind:
+            hits += [Hit(start, end, finder.kind, _key(finder.kind, text[start:end])) for start, end in spans]
+        text = _hidden(text, spans)
+    return sorted(hits, key=lambda hit: hit.start)
+
+
+def _hidden(text: str, spans: Iterable[Span]) -> str:
+    return _replaced(text, [(start, end, HIDDEN * (end - start)) for start, end in spans])
 
 
 def _key(kind: str, value: str) -> str:
