@@ -218,9 +218,7 @@ def _special(rows: pl.DataFrame, tokens: Sequence[str]) -> Finding:
     token = "|".join(map(pl.escape_regex, tokens))
     found = texts.filter(which).str.extract(f"({token})").unique(maintain_order=True).to_list()
     places = texts.filter(which).head(SHOWN).str.extract(f"(?s)(.{{0,{AROUND}}}(?:{token}).{{0,{AROUND}}})")
-    advice = (
-        f"{listed(found, 5)} is read as a token of the model's own, and can end a turn: take it out of data.source."
-    )
+    advice = f"Texts hold tokens of the model's own, which can end a turn: take them out ({listed(found, 5)})."
     told = _marked(rows, "special-tokens", which, advice, (0.0, NEVER))
     examples = tuple(zip(rows["row"].filter(which), places, strict=False))
     return replace(told, examples=examples)
