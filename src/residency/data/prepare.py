@@ -94,13 +94,11 @@ def prepare(
     made, in_texts = _synthesise(taken, shape, section, progress)
     read = dialogues.read(taken, shape, section.on_error) if made is None else dialogues.paired(made.rows)
     rows, cleaned = clean(read.rows, section)
-    rows, cleaned, redacted = _redact(rows, cleaned, section)
-    redacted = {kind: in_texts.get(kind, 0) + redacted.get(kind, 0) for kind in {**in_texts, **redacted}}
+    rows, cleaned, redacted = _redact(rows, cleaned, section, in_texts)
     if any(redacted.values()):
         progress.say(f"Personal data replaced: {privacy.told(redacted)}")
     asked = made is not None or shape.question is not None or shape.messages is not None
-    gone = [_public(dropped, section) for dropped in (read.dropped, _unreadable(table))]
-    kept = _keep(dialogues.complete(rows), gone, asked, prompt, recipe)
+    kept = _keep(dialogues.complete(rows), [read.dropped, _unreadable(table)], asked, prompt, recipe)
     _some_left(kept, table.name)
     parts = _split(kept.rows, section)
     reasons = dict(Counter(kept.dropped["reason"].to_list()))
@@ -122,14 +120,7 @@ def prepare(
         leaked=parts.leaked,
         random_split_would_leak=parts.by_chance,
         boilerplate=audit.boilerplate(kept.rows["answer"].to_list()),
-        findings=findings(
-            kept.rows.with_columns(cluster=pl.Series(parts.clusters)),
-            recipe.model.max_length,
-            parts.by_chance,
-            reasons,
-            special=prompt.special_tokens,
-            redacted=section.redact,
-        ),
+        findings=_findings(kept, parts, prompt, recipe),
         split={name: int((parts.rows["split"] == name).sum()) for name in ("train", "validation", "test")},
         tokens={part: audit.lengths(kept.rows[f"{part}_tokens"].to_list()) for part in ("prompt", "answer")},
         lengths=audit.histogram((kept.rows["prompt_tokens"] + kept.rows["answer_tokens"]).to_list()),
@@ -176,16 +167,16 @@ def _take(rows: pl.DataFrame, section: DataSection) -> pl.DataFrame:
 
 
 def _redact(
-    rows: pl.DataFrame, cleaned: list[Cleaned], section: DataSection
+    rows: pl.DataFrame, cleaned: list[Cleaned], section: DataSection, in_texts: dict[str, int]
 ) -> tuple[pl.DataFrame, list[Cleaned], dict[str, int]]:
-    """The rows without personal data, and the samples of cleaning without the rows that held some."""
+    """The rows without personal data, the samples of cleaning without the rows that held some, and all counts."""
     if not section.redact:
         return rows, cleaned, {}
     after, counts = privacy.redact(rows, section.names)
     samples = pl.DataFrame([s for step in cleaned for s in step.samples], SAMPLE, orient="row")  # cleaning took it out
     private = _changed(rows, after) | _changed(samples, _public(samples, section))
     shown = [replace(step, samples=tuple(s for s in step.samples if s[0] not in private)) for step in cleaned]
-    return after, shown, counts
+    return after, shown, {kind: counts.get(kind, 0) + in_texts.get(kind, 0) for kind in {**counts, **in_texts}}
 
 
 def _public(rows: pl.DataFrame, section: DataSection) -> pl.DataFrame:
@@ -202,6 +193,7 @@ def _keep(rows: pl.DataFrame, gone: list[pl.DataFrame], asked: bool, prompt: Pro
     rows, repeated = keep.once(rows)
     rows, overlong, truncated = keep.fitting(rows, prompt, recipe)
     rows, unwanted = keep.wanted(rows, recipe.data.drop)
+    gone = [_public(dropped, recipe.data) for dropped in gone]
     return Kept(rows, pl.concat([*gone, empty, repeated, overlong, unwanted]), truncated)
 
 
@@ -228,6 +220,17 @@ def _split(rows: pl.DataFrame, section: DataSection) -> Parts:
         clusters,
         splitting.leaked(clusters, names),
         splitting.leaked(clusters, plain),
+    )
+
+
+def _findings(kept: Kept, parts: Parts, prompt: Prompt, recipe: Recipe) -> list[Finding]:
+    return findings(
+        kept.rows.with_columns(cluster=pl.Series(parts.clusters)),
+        recipe.model.max_length,
+        parts.by_chance,
+        Counter(kept.dropped["reason"].to_list()),
+        special=prompt.special_tokens,
+        redacted=recipe.data.redact,
     )
 
 
