@@ -216,3 +216,10 @@ def test_braces_of_the_users_are_text_and_not_placeholders(plain: Any) -> None:
         "### Question:\nWhat is {answer}?\n\n### Answer:\nA {question}.\n\n"
         "### Question:\nIs {answer} right?\n\n### Answer:\n"
     )
+
+
+def test_special_tokens_are_what_a_tokenizer_reads_as_one_token_in_a_text(chat: Any, plain: Any) -> None:
+    assert Prompt.build(PromptSection(), chat).special_tokens == ("<|endoftext|>", "<|im_end|>", "<|im_start|>")
+    prompt = Prompt.build(PromptSection(), plain)
+    assert prompt.special_tokens == ("<|endoftext|>",)
+    assert len(plain(prompt.special_tokens[0])["input_ids"]) == 1

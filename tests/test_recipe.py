@@ -45,6 +45,8 @@ def raw(**sections: Any) -> dict[str, Any]:
         ({"data": {}}, 'key "data.source" is missing'),
         ({"data": {"source": "s", "test": 0.6, "validation": 0.5}}, "leave nothing to train on"),
         ({"data": {"source": "s", "text": "t", "answer": "a"}}, "text stands alone"),
+        ({"data": {"source": "s", "redact": False, "names": True}}, "names are replaced where redact is true"),
+        ({"data": {"source": "s", "names": 3}}, "data.names is 3"),
         ({"model": {"trust_remote_code": True}}, "trust_remote_code needs a revision"),
         ({"name": "../up"}, "name is '../up'"),
     ],

@@ -204,6 +204,12 @@ class Prompt:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip().removesuffix(tail).rstrip()
 
     @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """What the tokenizer reads as a token of its own wherever it is written in a text, such as <|im_end|>."""
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return tuple(sorted(text for text in added | set(self.tokenizer.all_special_tokens) if text.strip()))
+
+    @property
     def stop_ids(self) -> list[int]:
         """Ids that end an answer: the one that was learnt, and the tokenizer's own."""
         ids = [*self.end_ids[-1:], self.tokenizer.eos_token_id]

@@ -106,7 +106,10 @@ class DataSection(Section):
     )
     closings: tuple[str, ...] = Field(CLOSINGS, description="regular expressions of the step stock-closings")
     drop: tuple[Dropping, ...] = Field((), description="rows to leave out, by the finding that names them")
-    redact: bool = Field(True, description="replace e-mail addresses and phone numbers by placeholders")
+    redact: bool = Field(True, description="replace personal data, such as addresses and numbers, by placeholders")
+    names: bool | str = Field(
+        False, description="also replace people's names; needs residency[names]; a spaCy model's name may be given"
+    )
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two rows are one case")
     overlong: Literal["drop", "truncate"] = Field("drop", description="what to do with rows over model.max_length")
     on_error: Literal["stop", "skip"] = Field("stop", description="what to do with a row that can't be read")
@@ -120,6 +123,8 @@ class DataSection(Section):
             others = [name for name in ("question", "answer", "context", "text", "messages") if name != whole]
             if getattr(self, whole) and any(getattr(self, name) for name in others):
                 raise ValueError(f"{whole} stands alone: leave out {', '.join(others)}, or leave out {whole}")
+        if self.names and not self.redact:
+            raise ValueError("names are replaced where redact is true: set it, or leave out names")
         if self.test + self.validation >= 1:
             raise ValueError(f"test {self.test:g} and validation {self.validation:g} leave nothing to train on")
         return self
