@@ -14,14 +14,13 @@ import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
 from residency import environment, models
-from residency.errors import Interrupted
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
-from residency.train import checkpoints, start, trackers
-from residency.train.best import Judge, average, choosing
+from residency.train import checkpoints, loop, start, trackers
+from residency.train.best import Judge, choosing
 from residency.train.forecast import Summary, matrix_product_speed, summarise
-from residency.train.stopping import Stopper, told_plainly
+from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
 from residency.train.watch import Finding, read_curves
 from residency.workspace import Run, replacing
@@ -99,19 +98,17 @@ def train(
         for split in ("train", "validation")
     )
     setup = _setup(recipe, len(examples))
-    with trackers.offline(recipe.train.trackers, run.folder):
+    longest = max(len(example) for example in examples)
+    with trackers.offline(recipe.train.trackers, run.folder), told_plainly(run, setup.tokens_per_batch, longest):
         arguments = _arguments(recipe, run, setup, validated=bool(validation))
-        checkpoint = _checkpoint(run, progress) if resume else None
+        checkpoint = loop.resumable(run, progress) if resume else None
         begun = start.find(recipe, run) if checkpoint is None else None
-        if checkpoint is None:
-            run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
-        model = _model(begun.under(recipe) if begun else recipe, setup, progress)
-        if begun:
-            begun.fill(model, recipe)
-            progress.say(f"Training goes on from the {begun.kind} in {begun.folder}")
+        model = _begin(recipe, begun, setup, progress)
         summary = summarise(model, examples, recipe.train, setup.steps, setup.tokens_per_batch)
         progress.table("Model and run", summary.rows())
         continued_from = _continued_from(checkpoint, begun)
+        if checkpoint is None:
+            run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
         trainer = ResidencyTrainer(
             model=model,
             args=arguments,
@@ -129,15 +126,23 @@ def train(
         metrics = _record(trainer, run, progress, checkpoint)
         if recipe.train.patience and validation:
             trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=recipe.train.patience))
-        with told_plainly(run.folder, setup.tokens_per_batch, max(len(example) for example in examples)):
-            _go(trainer, checkpoint, progress)
-            ending = _keep(trainer, recipe, progress)
-            _save(trainer, recipe, run, prompt)
-            report = _report(trainer, setup, summary, metrics)
-            report = replace(report, **ending, best_by=recipe.train.best_by, continued_from=continued_from)
-            run.write_json("train.json", asdict(report))
+        loop.go(trainer, checkpoint, progress)
+        ending = loop.keep(trainer, recipe, progress)
+        _save(trainer, recipe, run, prompt)
+        report = replace(_report(trainer, setup, summary, metrics), **ending, continued_from=continued_from)
+        run.write_json("train.json", asdict(report))
     checkpoints.discard(run.folder / checkpoints.FOLDER)
     return report
+
+
+def _begin(recipe: Recipe, begun: start.Start | None, setup: Setup, progress: Progress) -> Any:
+    """The model to train, with the weights of an earlier training where the recipe names one."""
+    if begun is None:
+        return _model(recipe, setup, progress)
+    progress.say(f"Training goes on from the {begun.kind} in {begun.folder}")
+    model = _model(begun.under(recipe), setup, progress)
+    begun.fill(model, recipe)
+    return model
 
 
 def finished(run: Run) -> TrainReport | None:
@@ -149,62 +154,12 @@ def finished(run: Run) -> TrainReport | None:
     return TrainReport(**{**found, "diagnosis": [Finding(**finding) for finding in found["diagnosis"]]})
 
 
-def _checkpoint(run: Run, progress: Progress) -> Path | None:
-    """The newest whole checkpoint, the folder tidied; none where training was stopped before its first."""
-    folder = run.folder / checkpoints.FOLDER
-    found = checkpoints.newest(folder, progress.say)
-    if found is None:
-        progress.say("No checkpoint to go on from: training starts at the beginning")
-    else:
-        checkpoints.tidy(folder, found)
-    return found
-
-
 def _continued_from(checkpoint: Path | None, begun: start.Start | None) -> dict[str, Any] | None:
     """What training began with, also after a resume, when that may be there no longer."""
     if checkpoint is None:
         return begun.as_dict() if begun else None
     found: dict[str, Any] | None = checkpoints.manifest_of(checkpoint).get("continued_from")
     return found
-
-
-def _go(trainer: ResidencyTrainer, checkpoint: Path | None, progress: Progress) -> None:
-    """Train to the end, unless a checkpoint is of the end already; the user may stop it."""
-    stopper, best = Stopper(progress.say), checkpoints.BestAtHand(progress.say)
-    trainer.add_callback(stopper)
-    trainer.add_callback(best)
-    try:
-        with stopper.listening(), models.quiet_libraries():
-            if checkpoint and checkpoints.manifest_of(checkpoint)["over"]:
-                trainer.load_weights(checkpoint)
-                trainer.state = checkpoints.state_of(checkpoint)
-                best.on_train_begin(trainer.args, trainer.state, trainer.control)
-            else:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
-        stopper.asked = True
-    if stopper.asked:
-        raise Interrupted(f"training stopped at step {trainer.state.global_step} of {trainer.args.max_steps}")
-
-
-def _keep(trainer: ResidencyTrainer, recipe: Recipe, progress: Progress) -> dict[str, Any]:
-    """Put the weights that training ends with into the model: the best, or the mean of the last; what they are."""
-    folder, state = Path(trainer.args.output_dir or ""), trainer.state
-    with models.quiet_libraries():
-        if recipe.train.average_last:
-            last = checkpoints.last_due(
-                folder, int(trainer.args.save_steps), state.global_step, recipe.train.average_last
-            )
-            average(trainer.load_weights, last)
-            loss = trainer.validation_loss() if trainer.validation else None
-            return {"averaged": [checkpoints.step_of(path) for path in last], "averaged_validation_loss": loss}
-        best = checkpoints.place(folder, state.best_global_step) if state.best_global_step else None
-        fault = checkpoints.fault_of(best) if best else ""
-        if fault:
-            progress.say(f"{best}, the best, can't be used: {fault}; the last weights are kept")
-        elif best:
-            trainer.load_weights(best)
-    return {}
 
 
 def _setup(recipe: Recipe, examples: int) -> Setup:
@@ -333,7 +288,6 @@ def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: 
         device=torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         best_step=best,
         best_validation_loss=validations.get(best),
-        best_value=trainer.state.best_metric,
         stopped_early=steps < summary.steps,
         diagnosis=read_curves(metrics),
         summary=summary.as_dict(),

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from residency.errors import UserError
+from residency.workspace import Run
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 DISK_WORDS = ("No space left", "File too large", "Disk quota", "PytorchStreamWriter", "inline_container", "I/O error")
 
 
@@ -65,7 +66,7 @@ class Stopper(TrainerCallback):
 
 
 @contextmanager
-def told_plainly(folder: Path, tokens_per_batch: int, longest: int) -> Iterator[None]:
+def told_plainly(run: Run, tokens_per_batch: int, longest: int) -> Iterator[None]:
     """A full disk or too little memory, whichever library meets it, as the user's error.
 
     `longest` is the longest example in tokens: no micro-batch can be smaller.
@@ -76,7 +77,7 @@ def told_plainly(folder: Path, tokens_per_batch: int, longest: int) -> Iterator[
         if _is_memory(error):
             raise _memory(tokens_per_batch, longest) from error
         if _is_disk(error):
-            raise _disk(folder, error) from error
+            raise _disk(run.folder, error) from error
         raise
 
 
