@@ -33,4 +33,6 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> 
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

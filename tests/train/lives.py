@@ -11,6 +11,7 @@ half a line in the metrics, as a kill in a write does. `limit` is the largest fi
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -23,14 +24,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import peft  # noqa: F401  # what the command imports is warm in each life
 import torch
-import transformers.models.gpt_neox.modeling_gpt_neox
-import transformers.models.llama.modeling_llama
+import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import TrainerCallback
 
 import residency.data.prepare
 import residency.evaluate
-import residency.pipeline
+import residency.terminal  # noqa: F401
 from residency.cli import app
 from residency.train import checkpoints
 from residency.train.trainer import ResidencyTrainer
@@ -160,6 +161,7 @@ def waited(child: int) -> int:
 
 
 def main() -> None:
+    gc.freeze()  # or each life would go through all that was imported
     for line in sys.stdin:
         wish = json.loads(line)
         folder = Path(wish["folder"])
@@ -178,7 +180,7 @@ def main() -> None:
             answer |= json.loads(result.read_text())
         if wish.get("compare"):
             answer["ended"] = ended(folder)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
