@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from residency.changes import changes, important
+from residency.changes import changes
 from residency.errors import Interrupted, UserError, listed
 from residency.progress import Progress, Silent
 from residency.recipe import Recipe
@@ -47,9 +47,9 @@ def run(
         Interrupted: stopped by the user; the message says how to go on.
     """
     progress = progress or Silent()
-    if not overwrite:
-        _refuse_another(recipe, folder, resume)
     go_on = resume and (folder / "data" / "report.json").is_file()
+    if not overwrite and not go_on:
+        _refuse_another(recipe, folder)
     if not go_on:
         prepare(recipe, folder, progress)
     train(recipe, folder, progress, resume=go_on, callbacks=callbacks)
@@ -212,27 +212,23 @@ def _working(opened: Run, again: str) -> Iterator[None]:
             raise Interrupted(f"{stopped}; go on with `{again}`") from None
 
 
-def _refuse_another(recipe: Recipe, folder: Path, resume: bool) -> None:
-    """A run of another recipe is left alone; one that goes on may differ in what leaves its model as it is."""
-    if not (folder / "recipe.yaml").is_file():
-        return
-    before = Run.open(folder).recipe
-    plain = (lambda one: one.model_dump(mode="json")) if not resume else important
-    found = changes(plain(before), plain(recipe))
-    if found:
+def _refuse_another(recipe: Recipe, folder: Path) -> None:
+    if (folder / "recipe.yaml").is_file() and Run.open(folder).recipe != recipe:
+        found = changes(Run.open(folder).recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
         raise UserError(
             f"run folder {folder}: holds a run of another recipe ({listed(found, 6)})",
             "a new folder, or the same recipe",
-            "name another with --out, or " + ("leave out --resume" if resume else "replace it with --overwrite"),
+            "name another with --out, or replace it with --overwrite",
         )
 
 
 def _refuse_other_data(recipe: Recipe, opened: Run) -> None:
-    before = opened.recipe
-    changed = [section for section in PREPARED_WITH if getattr(before, section) != getattr(recipe, section)]
+    was, now = (one.model_dump(mode="json", include=set(PREPARED_WITH)) for one in (opened.recipe, recipe))
+    changed = [section for section in PREPARED_WITH if was[section] != now[section]]
     if changed:
         raise UserError(
-            f"run folder {opened.folder}: its data was prepared with other settings under {' and '.join(changed)}",
+            f"run folder {opened.folder}: its data was prepared with other settings under {' and '.join(changed)} "
+            f"({listed(changes(was, now), 6)})",
             "the same recipe",
             "run `residency prepare` again, or use --out",
         )

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from residency import pipeline
-from residency.errors import Interrupted
+from residency.errors import Interrupted, UserError
 from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.train import fit
@@ -162,3 +162,21 @@ def test_a_callback_of_ones_own_sees_the_steps_and_may_end_the_training(
     pipeline.prepare(recipe, tmp_path)
     report = pipeline.train(recipe, tmp_path, callbacks=[Enough()])
     assert (report.steps, report.stopped_early) == (3, True)
+
+
+def test_a_whole_run_goes_on_with_its_recipe_and_with_no_other(small_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe, folder = recipe_of(small_recipe, evaluate_every=2), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        pipeline.run(recipe, folder, callbacks=[At(4, lambda: signal.raise_signal(signal.SIGINT))])
+    with pytest.raises(UserError, match=r"checkpoint-4: .*\(train.seed: was 42, is 7\)"):
+        pipeline.run(recipe_of(small_recipe, evaluate_every=2, seed=7), folder, resume=True)
+    with pytest.raises(UserError, match=r"other settings under data \(data.seed: was 123, is 7\)"):
+        small = {**small_recipe, "data": {**small_recipe["data"], "seed": 7}}
+        pipeline.run(recipe_of(small, evaluate_every=2), folder, resume=True)
+    with pytest.raises(UserError, match="no such folder"):
+        pipeline.train(recipe_of(small_recipe, continue_from="nowhere"), folder)  # leaves its recipe, and no model
+    unimportant = recipe_of(
+        {**small_recipe, "evaluate": {**small_recipe["evaluate"], "questions": 2}}, evaluate_every=2
+    )
+    assert pipeline.run(unimportant, folder, resume=True).is_file()
+    assert Run.open(folder).read_json("evaluation/scores.json", "evaluate")["questions"] == 2
