@@ -198,7 +198,9 @@ def merge_lora(section: ModelSection, adapter: Path) -> PreTrainedModel:
     """A fresh float32 base model with the adapter merged into its weights."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
+    with quiet_libraries():
+        merged = PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()
+    return merged  # type: ignore[no-any-return]
 
 
 def fetch_built_in(name: str, progress: Progress) -> Path:

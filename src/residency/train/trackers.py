@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from residency.errors import UserError, listed, nearest
@@ -15,7 +16,10 @@ FOLDER = "trackers"
 KNOWN = {
     "tensorboard": ("tensorboard", {"TENSORBOARD_LOGGING_DIR": "{}/tensorboard"}),
     "mlflow": ("mlflow", {"MLFLOW_TRACKING_URI": "sqlite:///{}/mlflow.db"}),
-    "wandb": ("wandb", {"WANDB_MODE": "offline", "WANDB_DIR": "{}", "WANDB_PROJECT": "residency"}),
+    "wandb": (
+        "wandb",
+        {"WANDB_MODE": "offline", "WANDB_DIR": "{}", "WANDB_PROJECT": "residency", "WANDB_SILENT": "true"},
+    ),
     "trackio": ("trackio", {"TRACKIO_DIR": "{}/trackio"}),
 }
 
@@ -28,7 +32,8 @@ def offline(names: Sequence[str], run: Path) -> Iterator[None]:
         UserError: a name is not known, or its package is not installed.
     """
     for name in names:
-        _check(name)
+        if name not in KNOWN:
+            raise UserError(f"train.trackers: {name} is not known", f"some of {listed(KNOWN)}", nearest(name, KNOWN))
     folder = (run / FOLDER).resolve()
     wanted = {key: value.format(folder.as_posix()) for name in names for key, value in KNOWN[name][1].items()}
     set_here = {key: value for key, value in wanted.items() if key not in os.environ}
@@ -36,15 +41,19 @@ def offline(names: Sequence[str], run: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(set_here)
     try:
-        yield
+        for name in names:
+            _check(KNOWN[name][0])  # now: some read their variables when they are imported
+        with redirect_stdout(sys.stderr):  # some talk, and the command promises one JSON object there
+            yield
     finally:
         for key in set_here:
             os.environ.pop(key, None)
 
 
-def _check(name: str) -> None:
-    if name not in KNOWN:
-        raise UserError(f"train.trackers: {name} is not known", f"some of {listed(KNOWN)}", nearest(name, KNOWN))
-    module = KNOWN[name][0]
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"train.trackers: {name} is not installed", fix=f"pip install {module}, or leave it out")
+def _check(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"train.trackers: {module} is not installed ({error})", fix=f"pip install {module}, or leave it out"
+        ) from None
