@@ -6,6 +6,7 @@ torch and transformers are imported inside the functions: `residency --help` mus
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import struct
@@ -115,6 +116,15 @@ def load_base(
     return model.eval()  # type: ignore[no-any-return]
 
 
+def load_config(section: ModelSection) -> Any:
+    """The base model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    where, gguf = locate(section)
+    with _loading(section, where):
+        return AutoConfig.from_pretrained(where, **_options(section, gguf))
+
+
 def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
     """The merged model of a run, as plain transformers loads it."""
     import torch
@@ -153,11 +163,43 @@ def attach_lora(model: PreTrainedModel, section: LoraSection) -> Any:
         raise _wrong_targets(model, section.targets) from None
 
 
+def fill_adapter(model: Any, folder: Path, section: LoraSection) -> None:
+    """Put the weights of a saved adapter in the place of a model's fresh ones.
+
+    Raises:
+        UserError: the adapter is damaged, or of another rank, scale, target or base model.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        saved, own = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+        is_ = {"rank": config["r"], "alpha": config["lora_alpha"]}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"adapter {folder}: can't be loaded ({error})", "an adapter as training leaves it") from None
+    for name, value in is_.items():
+        wanted = getattr(section, name)
+        if value != wanted:
+            found = f"adapter {folder}: its {name} is {value:g}, and train.lora.{name} is {wanted:g}"
+            raise UserError(found, "the same", f"set train.lora.{name}={value:g}")
+    for name in sorted(saved.keys() | own.keys()):
+        there, here = (list(weights[name].shape) if name in weights else "absent" for weights in (saved, own))
+        if there != here:
+            raise UserError(
+                f"adapter {folder}: {name} is {there} there and {here} here",
+                "the same base model and train.lora.targets",
+            )
+    set_peft_model_state_dict(model, saved)
+
+
 def merge_lora(section: ModelSection, adapter: Path) -> PreTrainedModel:
     """A fresh float32 base model with the adapter merged into its weights."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
+    with quiet_libraries():
+        return PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
 
 
 def fetch_built_in(name: str, progress: Progress) -> Path:

@@ -5,17 +5,20 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from residency.errors import Interrupted, UserError
+from residency.changes import changes
+from residency.errors import Interrupted, UserError, listed
 from residency.progress import Progress, Silent
 from residency.recipe import Recipe
 from residency.workspace import Run, replacing
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from residency.evaluate import EvaluationReport
     from residency.prompts import Prompt
     from residency.train import TrainReport
@@ -29,22 +32,27 @@ def folder_of(recipe: Recipe, out: Path | None) -> Path:
 
 
 def run(
-    recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False, overwrite: bool = False
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
-    """All stages; returns the path of `report.html`.
+    """All stages; returns the path of `report.html`. `callbacks` are transformers' own, for the training.
 
     Raises:
         UserError: the folder holds a run of another recipe, or a stage refuses its input.
         Interrupted: stopped by the user; the message says how to go on.
     """
     progress = progress or Silent()
-    if not overwrite:
-        _refuse_another(recipe, folder)
     go_on = resume and (folder / "data" / "report.json").is_file()
+    if not overwrite and not go_on:
+        _refuse_another(recipe, folder)
     if not go_on:
         prepare(recipe, folder, progress)
-    if not (go_on and (folder / "train.json").is_file()):
-        train(recipe, folder, progress, resume=go_on)
+    train(recipe, folder, progress, resume=go_on, callbacks=callbacks)
     evaluate(folder, progress)
     return report(folder, progress)
 
@@ -93,19 +101,37 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     return _prepared(made, progress)
 
 
-def train(recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False) -> TrainReport:
-    """Fine-tune on the prepared data; leaves `model/`, `metrics.jsonl`, `train.json`; see `residency.train.train`."""
+def train(
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainReport:
+    """Fine-tune on the prepared data; leaves `model/`, `metrics.jsonl`, `train.json`; see `residency.train.train`.
+
+    `resume` goes on from the newest whole checkpoint, and where training came to its end already, returns its report.
+    """
     from residency import train as training
 
     progress = progress or Silent()
     progress.stage("Train")
     opened = Run.open(folder)
     _refuse_other_data(recipe, opened)
+    if resume:
+        training.refuse_changed(recipe, opened)
     Run.create(folder, recipe)
-    prompt = _prompt(recipe, progress)
     with _working(opened, f"residency train RECIPE --resume --out {folder}"):
+        done = training.finished(opened) if resume else None
+        if done:
+            progress.say("This training has come to its end: there is nothing to resume")
+            opened.seal()
+            return done
+        prompt = _prompt(recipe, progress)
         opened.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
-        found = training.train(recipe, opened, prompt, progress, resume=resume)
+        judge = _judge(recipe, opened, prompt)
+        found = training.train(recipe, opened, prompt, progress, resume=resume, judge=judge, callbacks=callbacks)
         opened.seal()
     for finding in found.diagnosis:
         progress.say(f"{finding.kind} at step {finding.step}: {finding.advice}")
@@ -165,6 +191,15 @@ def _prompt(recipe: Recipe, progress: Progress) -> Prompt:
     return Prompt.build(recipe.prompt, load_tokenizer(recipe.model, progress))
 
 
+def _judge(recipe: Recipe, opened: Run, prompt: Prompt) -> Callable[[Any], dict[str, float]] | None:
+    """Training may not ask a model for answers by itself: the evaluation lends it the means."""
+    if recipe.train.best_by == "loss":
+        return None
+    from residency import evaluate as evaluation
+
+    return evaluation.judge(recipe, opened, prompt)
+
+
 @contextmanager
 def _working(opened: Run, again: str) -> Iterator[None]:
     """Hold the run folder; a stage that the user stops says how to go on."""
@@ -179,19 +214,21 @@ def _working(opened: Run, again: str) -> Iterator[None]:
 
 def _refuse_another(recipe: Recipe, folder: Path) -> None:
     if (folder / "recipe.yaml").is_file() and Run.open(folder).recipe != recipe:
+        found = changes(Run.open(folder).recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
         raise UserError(
-            f"run folder {folder}: holds a run of another recipe",
+            f"run folder {folder}: holds a run of another recipe ({listed(found, 6)})",
             "a new folder, or the same recipe",
             "name another with --out, or replace it with --overwrite",
         )
 
 
 def _refuse_other_data(recipe: Recipe, opened: Run) -> None:
-    before = opened.recipe
-    changed = [section for section in PREPARED_WITH if getattr(before, section) != getattr(recipe, section)]
+    was, now = (one.model_dump(mode="json", include=set(PREPARED_WITH)) for one in (opened.recipe, recipe))
+    changed = [section for section in PREPARED_WITH if was[section] != now[section]]
     if changed:
         raise UserError(
-            f"run folder {opened.folder}: its data was prepared with other settings under {' and '.join(changed)}",
+            f"run folder {opened.folder}: its data was prepared with other settings under {' and '.join(changed)} "
+            f"({listed(changes(was, now), 6)})",
             "the same recipe",
             "run `residency prepare` again, or use --out",
         )

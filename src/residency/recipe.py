@@ -186,8 +186,20 @@ class TrainSection(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 where the processor has it")
     evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: two an epoch")
     patience: int = Field(0, ge=0, description="stop after this many validations without a better one; 0: never")
+    best_by: Literal["loss", "rouge-l", "chrf", "stops"] = Field(
+        "loss", description="what the validation set chooses the best checkpoint by; all but loss need answers"
+    )
+    best_questions: int = Field(16, ge=1, description="validation questions answered for best_by, unless it is loss")
+    average_last: int | None = Field(
+        None, ge=2, le=100, description="end with the mean of this many last checkpoints instead of the best one"
+    )
+    continue_from: str | None = Field(
+        None, description="run folder, adapter, model or checkpoint of an earlier training to go on from"
+    )
     seed: int = Field(42, ge=0, description="seed of the example order and the adapters")
-    trackers: tuple[str, ...] = Field((), description="experiment trackers of transformers, such as tensorboard")
+    trackers: tuple[str, ...] = Field(
+        (), description="some of tensorboard, mlflow, wandb, trackio; offline in the run folder"
+    )
 
 
 class EvaluateSection(Section):

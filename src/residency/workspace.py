@@ -27,6 +27,7 @@ from residency.recipe import Recipe
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
+UNSEALED = {"checkpoints", "trackers"}  # folders that change by themselves: no run is damaged by that
 
 
 @dataclass(frozen=True)
@@ -202,16 +203,16 @@ class Run:
                 f"run folder {self.folder}: another residency process works in it", fix="wait, or use --out"
             ) from None
 
-    def seal(self) -> None:
-        """Write the manifest: every file of the run with size and sha256."""
+    def seal(self, **about: Any) -> None:
+        """Write the manifest: every file of the run with size and sha256, and what else is to be said `about` it."""
         files = {
             str(path.relative_to(self.folder).as_posix()): {"bytes": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(self.folder.rglob("*"))
             if path.is_file()
             and path.name not in (MANIFEST, LOCK)
-            and "checkpoints" not in path.relative_to(self.folder).parts
+            and not UNSEALED & set(path.relative_to(self.folder).parts)
         }
-        self.write_json(MANIFEST, {"files": files})
+        self.write_json(MANIFEST, {**about, "files": files})
 
     def verify(self) -> list[str]:
         """What is wrong with the folder, a line a file; an empty list when every file is as the manifest says."""
@@ -238,6 +239,7 @@ def replacing(target: Path) -> Iterator[Path]:
         if target.is_dir():
             _remove(target)
         temporary.replace(target)
+        _sync_folder(target.parent)
     finally:
         _remove(temporary)
 
@@ -264,6 +266,20 @@ def _sync(path: Path) -> None:
         if file.is_file():
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
+        else:
+            _sync_folder(file)
+    if path.is_dir():
+        _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    """A file's name is written with its folder, and is lost with it when the power goes; Windows has no such call."""
+    if os.name != "nt":
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _remove(path: Path) -> None:
