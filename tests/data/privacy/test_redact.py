@@ -119,9 +119,8 @@ def test_counts_are_placeholders_and_a_second_time_finds_nothing(pairs: list[tup
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.text().filter(lambda text: not re.search(r"[\d@:/]", text)), st.text(max_size=5))
-def test_a_text_without_digits_addresses_and_links_stays(text: str, filler: str) -> None:
-    # Digits of other scripts and Italian codes, of letters alone, are the reasons why this is no rule of the code.
+@given(words.map(" ".join).map(lambda text: re.sub(r"[\d@:/]", "", text)))
+def test_a_text_without_digits_addresses_and_links_stays(text: str) -> None:
     assert privacy.redacted(text) == text
 
 

@@ -105,13 +105,15 @@ def _of_run(text: str, start: int, end: int) -> Iterator[Span]:
     words = [word.span() for word in re.finditer(r"\S*\d\S*", run)]
     if _UNIT.match(text, end) and "+" not in run and not asked:  # the last word is an amount, or the whole range is
         words = [] if " - " in run else words[:-1]
-    while words:
-        numbers = [run[words[0][0] : last] for _, last in words[:MOST_WORDS]]
-        size = Words(numbers, len(words), alone, asked, just_asked).phone
+    place = 0
+    while place < len(words):
+        first = words[place][0]
+        numbers = [run[first:last] for _, last in words[place : place + MOST_WORDS]]
+        size = Words(numbers, len(words) - place, alone, asked, just_asked).phone
         if size:
             opened = numbers[size - 1].startswith("(") and ")" not in numbers[size - 1]
-            yield start + words[0][0] + opened, start + words[size - 1][1]
-        words, alone = words[size or 1 :], size > 0
+            yield start + first + opened, start + words[place + size - 1][1]
+        place, alone = place + (size or 1), size > 0
 
 
 def _is_dialled(number: str, free: bool) -> bool:
