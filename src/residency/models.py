@@ -199,8 +199,7 @@ def merge_lora(section: ModelSection, adapter: Path) -> PreTrainedModel:
     from peft import PeftModel
 
     with quiet_libraries():
-        merged = PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()
-    return merged  # type: ignore[no-any-return]
+        return PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
 
 
 def fetch_built_in(name: str, progress: Progress) -> Path:
