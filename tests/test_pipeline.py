@@ -48,7 +48,8 @@ def test_the_report_for_programs_holds_what_the_design_promises(finished: Path) 
     assert {"near_duplicates", "leaked", "redacted", "boilerplate", "split", "tokens"} <= set(data)
     assert {
         "method", "steps", "examples", "answer_tokens", "total_tokens", "seconds", "tokens_per_second", "mfu",
-        "peak_memory_bytes", "best_step", "best_validation_loss", "diagnosis",
+        "peak_memory_bytes", "best_step", "best_validation_loss", "diagnosis", "stopped_by", "stopped_at",
+        "restored_step",
     } <= set(train)  # fmt: skip
     metrics = {
         "answer_nll", "rouge_l", "bleu", "chrf", "stopped", "repetition", "boilerplate", "empty", "off_topic_kept",

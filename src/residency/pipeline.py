@@ -107,8 +107,6 @@ def train(recipe: Recipe, folder: Path, progress: Progress | None = None, *, res
         opened.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
         found = training.train(recipe, opened, prompt, progress, resume=resume)
         opened.seal()
-    for finding in found.diagnosis:
-        progress.say(f"{finding.kind} at step {finding.step}: {finding.advice}")
     return found
 
 

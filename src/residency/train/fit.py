@@ -20,8 +20,10 @@ from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.train.forecast import Summary, matrix_product_speed, summarise
+from residency.train.guard import Guard, Stopped, restore
+from residency.train.steps import places_of
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
-from residency.train.watch import Finding, read_curves
+from residency.train.watch import Finding
 from residency.workspace import Run, replacing
 
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
@@ -42,7 +44,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What training took and what it reached. Seconds, bytes, tokens; losses in nats a token."""
+    """What training took and what it reached. Seconds, bytes, tokens; losses in nats a token.
+
+    Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`.
+    """
 
     method: str
     steps: int
@@ -59,6 +64,9 @@ class TrainReport:
     best_step: int
     best_validation_loss: float | None
     stopped_early: bool
+    stopped_by: str | None
+    stopped_at: int | None
+    restored_step: int | None
     diagnosis: list[Finding]
     summary: dict[str, Any]
     environment: dict[str, str]
@@ -70,7 +78,8 @@ def train(
     """Fine-tune the recipe's model on the run's prepared data; leaves `model/` (merged) and, for LoRA, `adapter/`.
 
     Raises:
-        UserError: the data was not prepared, or a setting does not fit the model.
+        UserError: the data was not prepared, a setting does not fit the model, or the loss diverged before there was
+            a checkpoint to fall back on.
         Interrupted: stopped by the user; `resume` goes on from the last checkpoint, or begins where there is none.
     """
     progress = progress or Silent()
@@ -98,6 +107,8 @@ def train(
         tokens_per_batch=setup.tokens_per_batch,
     )
     metrics = _record(trainer, run, progress, checkpoint)
+    guard = Guard(metrics, progress, lambda step: _rows(run, recipe, step))
+    trainer.add_callback(guard)
     if recipe.train.patience and validation:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=recipe.train.patience))
     try:
@@ -105,8 +116,11 @@ def train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise Interrupted(f"training stopped at step {trainer.state.global_step} of {setup.steps}") from None
+    stopped = restore(trainer, guard.watch, lambda: _checkpoint(run)) if guard.watch.fatal else None
+    if stopped:
+        progress.say(f"Training stopped; the model is that of step {stopped.restored_step}, from before the trouble")
     _save(trainer, recipe, run, prompt)
-    report = _report(trainer, setup, summary, metrics)
+    report = _report(trainer, setup, summary, metrics, diagnosis=guard.findings(), stopped=stopped)
     run.write_json("train.json", asdict(report))
     return report
 
@@ -234,10 +248,26 @@ def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -
     shutil.rmtree(run.path("checkpoints"), ignore_errors=True)
 
 
-def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: list[dict[str, Any]]) -> TrainReport:
+def _rows(run: Run, recipe: Recipe, step: int) -> list[int]:
+    """The source's rows that a step learnt from."""
+    rows = [dialogue.row for dialogue in run.dialogues("train")]
+    places = places_of(step, recipe.train.examples_per_step, len(rows), recipe.train.seed)
+    return sorted({rows[place] for place in places})
+
+
+def _report(
+    trainer: ResidencyTrainer,
+    setup: Setup,
+    summary: Summary,
+    metrics: list[dict[str, Any]],
+    *,
+    diagnosis: list[Finding],
+    stopped: Stopped | None,
+) -> TrainReport:
     device, counts, steps = setup.device, trainer.counts, trainer.state.global_step
-    validations = [(row["validation_loss"], row["step"]) for row in metrics if "validation_loss" in row]
-    best = min(validations, default=(None, steps))
+    losses = [(row["validation_loss"], row["step"]) for row in metrics if "validation_loss" in row]
+    validations = [found for found in losses if math.isfinite(found[0])]
+    best = min(validations, default=(None, stopped.restored_step if stopped else steps))
     return TrainReport(
         method=summary.method,
         steps=steps,
@@ -254,7 +284,10 @@ def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: 
         best_step=best[1],
         best_validation_loss=best[0],
         stopped_early=steps < summary.steps,
-        diagnosis=read_curves(metrics),
+        stopped_by=stopped.stopped_by if stopped else None,
+        stopped_at=stopped.stopped_at if stopped else None,
+        restored_step=stopped.restored_step if stopped else None,
+        diagnosis=diagnosis,
         summary=summary.as_dict(),
         environment=environment.describe(),
     )
