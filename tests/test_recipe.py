@@ -45,6 +45,11 @@ def raw(**sections: Any) -> dict[str, Any]:
         ({"data": {}}, 'key "data.source" is missing'),
         ({"data": {"source": "s", "test": 0.6, "validation": 0.5}}, "leave nothing to train on"),
         ({"data": {"source": "s", "text": "t", "answer": "a"}}, "text stands alone"),
+        (
+            {"data": {"source": "s", "synthesise": {}, "question": "q", "answer": "a"}},
+            "texts: leave out question, answer",
+        ),
+        ({"data": {"source": "s", "synthesise": {}, "messages": "m"}}, "texts: leave out messages"),
         ({"model": {"trust_remote_code": True}}, "trust_remote_code needs a revision"),
         ({"name": "../up"}, "name is '../up'"),
     ],
@@ -183,3 +188,8 @@ def test_a_name_that_can_be_no_folder_is_refused_in_words(name: str) -> None:
         Recipe.parse({"name": name, "data": {"source": "clinic"}})
     assert repr(name) in str(raised.value)
     assert "pattern" not in str(raised.value)
+
+
+def test_texts_may_name_their_column_for_synthesise() -> None:
+    data = {"source": "s", "text": "body", "synthesise": {"by": ["rules"]}}
+    assert Recipe.parse({"name": "a", "data": data}).data.synthesise is not None

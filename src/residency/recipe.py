@@ -111,7 +111,7 @@ class DataSection(Section):
     overlong: Literal["drop", "truncate"] = Field("drop", description="what to do with rows over model.max_length")
     on_error: Literal["stop", "skip"] = Field("stop", description="what to do with a row that can't be read")
     synthesise: SynthesiseSection | None = Field(
-        None, description="make question-answer pairs from documents, under these settings"
+        None, description="make question-answer pairs from documents, under these settings; off when left out"
     )
 
     @model_validator(mode="after")
@@ -120,6 +120,11 @@ class DataSection(Section):
             others = [name for name in ("question", "answer", "context", "text", "messages") if name != whole]
             if getattr(self, whole) and any(getattr(self, name) for name in others):
                 raise ValueError(f"{whole} stands alone: leave out {', '.join(others)}, or leave out {whole}")
+        named = [name for name in ("question", "answer", "context", "messages") if getattr(self, name)]
+        if self.synthesise is not None and named:
+            raise ValueError(
+                f"synthesise makes the pairs from texts: leave out {', '.join(named)}, or leave out synthesise"
+            )
         if self.test + self.validation >= 1:
             raise ValueError(f"test {self.test:g} and validation {self.validation:g} leave nothing to train on")
         return self
