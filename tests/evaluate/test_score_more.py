@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib import resources
 
 import numpy as np
@@ -47,11 +48,23 @@ def test_lists_in_which_words_return_are_no_loops(text: str) -> None:
 def test_a_loop_is_found_where_the_limit_cut_the_phrase_short(period: int, data: st.DataObject) -> None:
     phrase = [f"word{place}" for place in range(period)]
     lead = [f"lead{place}" for place in range(data.draw(st.integers(0, 20)))]
-    words = max(score.LOOP_TIMES * period, score.LOOP_WORDS) + data.draw(st.integers(0, period))
+    enough = max(math.ceil(score.LOOP_CUT * period), score.LOOP_WORDS)
+    words = enough + data.draw(st.integers(0, 2 * period))
     text = lead + [phrase[place % period] for place in range(words)]
     assert score.loops(" ".join(text))
     assert score.loops("\n".join(text).upper())
-    assert not score.loops(" ".join(text[: len(lead) + max(score.LOOP_TIMES * period, score.LOOP_WORDS) - 1]))
+    assert not score.loops(" ".join(text[: len(lead) + enough - 1]))
+
+
+@pytest.mark.parametrize(
+    ("times", "after", "found"),
+    [(2.9, 0, True), (2.5, 0, True), (2.4, 0, False), (2.9, 1, False), (3.0, 1, True)],
+)
+def test_a_long_phrase_is_a_loop_before_its_third_time_is_whole_only_where_the_text_ends(
+    times: float, after: int, found: bool
+) -> None:
+    words = [f"word{place % 60}" for place in range(int(times * 60))] + [f"after{place}" for place in range(after)]
+    assert score.loops(" ".join(words)) is found
 
 
 @settings(deadline=None, max_examples=40)
