@@ -5,7 +5,7 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from residency.prompts import Prompt
     from residency.train import TrainReport
 
+PAIR_TOKENS = 160  # that a model may write for a question-answer pair: one to four sentences, and the JSON around them
 PREPARED_WITH = ("data", "model", "prompt")  # sections of a recipe that decide what `data/` holds
 
 
@@ -88,7 +89,7 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     prompt = _prompt(recipe, progress)
     with _working(made, f"residency prepare RECIPE --out {folder}"):
         made.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
-        data.prepare(recipe, made, prompt, progress, given)
+        data.prepare(recipe, made, prompt, progress, given, ask=_own_model(recipe, progress))
         made.seal()
     return _prepared(made, progress)
 
@@ -161,6 +162,16 @@ def _prompt(recipe: Recipe, progress: Progress) -> Prompt:
     from residency.prompts import Prompt
 
     return Prompt.build(recipe.prompt, load_tokenizer(recipe.model, progress))
+
+
+def _own_model(recipe: Recipe, progress: Progress) -> Callable[[list[str]], list[str]] | None:
+    """The run's base model as a writer of question-answer pairs, where the recipe asks for one and no endpoint is."""
+    section = recipe.data.synthesise
+    if section is None or "model" not in section.by or section.endpoint:
+        return None
+    from residency.evaluate import asker
+
+    return asker(recipe.model, PAIR_TOKENS * section.pairs, progress)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Base and tuned model on the same held-out questions, and what the difference is worth."""
 
+from residency.evaluate.ask import asker
 from residency.evaluate.compare import EvaluationReport, evaluate
 
-__all__ = ["EvaluationReport", "evaluate"]
+__all__ = ["EvaluationReport", "asker", "evaluate"]
