@@ -104,7 +104,7 @@ def test_a_run_that_diverges_before_its_first_checkpoint_ends_in_one_line(
     assert "\n" not in message
     assert "divergence at step 2 of 36" in message
     assert "train.learning_rate by 3" in message
-    assert message.endswith("It is 1 now")
+    assert message.endswith("(train.learning_rate is 1)")
     assert [name for name in ("model", "adapter", "train.json", "checkpoints") if (tmp_path / name).exists()] == []
 
 

@@ -121,7 +121,7 @@ def restore(trainer: Any, watch: Watch, newest: Callable[[], Path | None]) -> St
         raise UserError(
             f"training stopped by {finding.kind} at step {finding.step} of {trainer.state.max_steps}, "
             "and there is no checkpoint from before it",
-            fix=f"{finding.advice} It is {trainer.args.learning_rate:g} now",
+            fix=f"{finding.advice.removesuffix('.')} (train.learning_rate is {trainer.args.learning_rate:g})",
         )
     with quiet_libraries():
         trainer._load_from_checkpoint(str(checkpoint))
