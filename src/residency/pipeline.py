@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from residency.prompts import Prompt
     from residency.train import TrainReport
 
+PAIR_TOKENS = 160  # that a model may write for a question-answer pair: one to four sentences, and the JSON around them
 PREPARED_WITH = ("data", "model", "prompt")  # sections of a recipe that decide what `data/` holds
 
 
@@ -96,7 +97,7 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     prompt = _prompt(recipe, progress)
     with _working(made, f"residency prepare RECIPE --out {folder}"):
         made.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
-        data.prepare(recipe, made, prompt, progress, given)
+        data.prepare(recipe, made, prompt, progress, given, ask=_own_model(recipe, progress))
         made.seal()
     return _prepared(made, progress)
 
@@ -133,8 +134,6 @@ def train(
         judge = _judge(recipe, opened, prompt)
         found = training.train(recipe, opened, prompt, progress, resume=resume, judge=judge, callbacks=callbacks)
         opened.seal()
-    for finding in found.diagnosis:
-        progress.say(f"{finding.kind} at step {finding.step}: {finding.advice}")
     return found
 
 
@@ -198,6 +197,16 @@ def _judge(recipe: Recipe, opened: Run, prompt: Prompt) -> Callable[[Any], dict[
     from residency import evaluate as evaluation
 
     return evaluation.judge(recipe, opened, prompt)
+
+
+def _own_model(recipe: Recipe, progress: Progress) -> Callable[[list[str]], list[str]] | None:
+    """The run's base model as a writer of question-answer pairs, where the recipe asks for one and no endpoint is."""
+    section = recipe.data.synthesise
+    if section is None or "model" not in section.by or section.endpoint:
+        return None
+    from residency.evaluate import asker
+
+    return asker(recipe.model, PAIR_TOKENS * section.pairs, progress)
 
 
 @contextmanager

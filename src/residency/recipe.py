@@ -114,7 +114,7 @@ class DataSection(Section):
     overlong: Literal["drop", "truncate"] = Field("drop", description="what to do with rows over model.max_length")
     on_error: Literal["stop", "skip"] = Field("stop", description="what to do with a row that can't be read")
     synthesise: SynthesiseSection | None = Field(
-        None, description="make question-answer pairs from documents, under these settings"
+        None, description="make question-answer pairs from documents, under these settings; off when left out"
     )
 
     @model_validator(mode="after")
@@ -125,6 +125,11 @@ class DataSection(Section):
                 raise ValueError(f"{whole} stands alone: leave out {', '.join(others)}, or leave out {whole}")
         if self.names and not self.redact:
             raise ValueError("names are replaced where redact is true: set it, or leave out names")
+        named = [name for name in ("question", "answer", "context", "messages") if getattr(self, name)]
+        if self.synthesise is not None and named:
+            raise ValueError(
+                f"synthesise makes the pairs from texts: leave out {', '.join(named)}, or leave out synthesise"
+            )
         if self.test + self.validation >= 1:
             raise ValueError(f"test {self.test:g} and validation {self.validation:g} leave nothing to train on")
         return self
@@ -232,7 +237,7 @@ class Recipe(Section):
         """
         where, text = _read(path)
         try:
-            raw = yaml.safe_load(text)
+            raw = _yaml(text, where)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f" line {mark.line + 1}" if mark else ""
@@ -254,6 +259,35 @@ class Recipe(Section):
     def dump(self) -> str:
         """The whole recipe, defaults included, as YAML."""
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key that is there twice: PyYAML takes the last one and says nothing."""
+
+    where = ""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:  # before merges (<<) add theirs, which a key of one's own may replace
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                raise UserError(
+                    f'{self.where} line {line}: key "{key.value}" stands there a second time',
+                    "each key once",
+                    f"remove this one or that of line {lines[key.value]}",
+                )
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str, where: str) -> Any:
+    loader = _Loader(text)
+    loader.where = where
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 class _Dumper(yaml.SafeDumper):
@@ -304,7 +338,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"--set {override}: {parent} is a value, not a section")
     try:
-        node[last] = yaml.safe_load(value)
+        node[last] = _yaml(value, f"--set {override}:")
     except yaml.YAMLError:
         node[last] = value
 
@@ -337,6 +371,8 @@ def _path(fault: ErrorDetails) -> list[str]:
 def _expected(fault: ErrorDetails) -> str:
     if fault["type"] == "model_type":
         return "a section of key: value lines"
+    if fault["type"] == "string_pattern_mismatch":  # only `name` has one
+        return "a letter from A to Z or a digit, then letters, digits, and the signs . _ -"
     return fault["msg"].replace("Input should be", "").partition(", unable to parse")[0].strip()
 
 

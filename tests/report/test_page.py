@@ -139,3 +139,18 @@ def test_personal_data_is_counted_in_words_and_shown_nowhere(small_recipe: dict[
 
 def test_each_kind_of_personal_data_has_words_of_its_own() -> None:
     assert set(PERSONAL) == set(privacy.KINDS)
+
+
+def test_a_training_that_was_stopped_says_so_and_a_spike_lists_its_rows(
+    small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = Recipe.parse(small_recipe)
+    pipeline.prepare(recipe, tmp_path)
+    pipeline.train(recipe, tmp_path)
+    report = json.loads((tmp_path / "train.json").read_text())
+    report |= {"stopped_by": "divergence", "stopped_at": 9, "restored_step": 4}
+    report["diagnosis"] = [{"kind": "loss-spike", "step": 5, "advice": "Look.", "rows": [3, 17]}]
+    (tmp_path / "train.json").write_text(json.dumps(report))
+    text = " ".join(" ".join(Reader(pipeline.report(tmp_path).read_text()).texts).split())
+    assert "Stopped at step 9 by divergence; the model is that of step 4" in text
+    assert "loss-spike , step 5: Look. Rows of this step: 3, 17." in text

@@ -13,7 +13,7 @@ from residency.data import audit, conversations, dialogues, duplicates, keep, pr
 from residency.data import split as splitting
 from residency.data.clean import Cleaned, clean
 from residency.data.findings import Finding, findings
-from residency.data.synthesise import Synthesised, synthesise
+from residency.data.synthesise import Ask, Replies, Synthesised, synthesise
 from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
@@ -75,9 +75,17 @@ class Parts:
 
 
 def prepare(
-    recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None, given: Any = None
+    recipe: Recipe,
+    run: Run,
+    prompt: Prompt,
+    progress: Progress | None = None,
+    given: Any = None,
+    *,
+    ask: Ask | None = None,
 ) -> DataReport:
     """Prepare the recipe's data, or a data frame or data set given, and write it into the run folder as `data/`.
+
+    `ask` is the run's own model, for `data.synthesise`.
 
     Raises:
         UserError: the source, a column or a row is not as the recipe says, or nothing is left to train on.
@@ -85,13 +93,8 @@ def prepare(
     progress = progress or Silent()
     section = recipe.data
     table = sources.load(section, given)
-    for note in table.notes:
-        progress.say(note)
-    taken = _take(table.rows, section)
-    shape = schema.recognise(taken, section)
-    if shape.other:
-        progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")
-    made, in_texts = _synthesise(taken, shape, section, progress)
+    taken, shape = _recognised(table, section, progress)
+    made, in_texts = _synthesise(taken, shape, section, progress, ask=ask, replies=_replies(recipe, run))
     read = dialogues.read(taken, shape, section.on_error) if made is None else dialogues.paired(made.rows)
     rows, cleaned = clean(read.rows, section)
     rows, cleaned, redacted = _redact(rows, cleaned, section, in_texts)
@@ -127,16 +130,43 @@ def prepare(
         template=prompt.template,
         sample=write.texts(parts.rows.head(1), prompt)[0],
     )
-    positions = [table.where(row) for row in kept.dropped["row"].to_list()]
-    dropped = kept.dropped.with_columns(position=pl.Series(positions, dtype=pl.String))
-    files = write.write_rows(run, parts.rows, dropped, prompt)
+    files = write.write_rows(run, parts.rows, _placed(kept.dropped, table), prompt)
     key = write.key(recipe) if given is None else None
     run.write_json("data/report.json", asdict(report) | {"files": files, "key": key})
     return report
 
 
+def _placed(dropped: pl.DataFrame, table: sources.Table) -> pl.DataFrame:
+    """The dropped rows with where each stands in the source."""
+    return dropped.with_columns(position=pl.Series([table.where(row) for row in dropped["row"]], dtype=pl.String))
+
+
+def _recognised(table: sources.Table, section: DataSection, progress: Progress) -> tuple[pl.DataFrame, schema.Shape]:
+    """The rows that are taken, and how their columns are read; what is worth knowing of both is said."""
+    for note in table.notes:
+        progress.say(note)
+    taken = _take(table.rows, section)
+    shape = schema.recognise(taken, section)
+    if shape.other:
+        progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")
+    return taken, shape
+
+
+def _replies(recipe: Recipe, run: Run) -> Replies:
+    """What a model has replied so far: another model's, or the same at another temperature, is another reply."""
+    section = recipe.data.synthesise
+    endpoint = section and section.endpoint and (section.endpoint, section.model, section.temperature)
+    return Replies(run.path("data/replies.jsonl"), str(endpoint or (recipe.model.base, recipe.model.revision)))
+
+
 def _synthesise(
-    rows: pl.DataFrame, shape: schema.Shape, section: DataSection, progress: Progress
+    rows: pl.DataFrame,
+    shape: schema.Shape,
+    section: DataSection,
+    progress: Progress,
+    *,
+    ask: Ask | None,
+    replies: Replies,
 ) -> tuple[Synthesised | None, dict[str, int]]:
     """Question-answer pairs from texts, where the recipe asks for them, and the personal data in these texts."""
     if section.synthesise is None:
@@ -151,7 +181,7 @@ def _synthesise(
     if section.redact:  # before a model at an endpoint sees them
         texts, counts = privacy.redact(documents.rename({"text": "answer"}), section.names)
         documents = texts.rename({"answer": "text"})
-    return synthesise(documents, section.synthesise, tell=progress.step), counts
+    return synthesise(documents, section.synthesise, ask, progress.step, replies), counts
 
 
 def _counted(made: Synthesised) -> dict[str, Any]:

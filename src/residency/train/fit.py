@@ -20,9 +20,11 @@ from residency.recipe import Recipe
 from residency.train import checkpoints, loop, start, trackers
 from residency.train.best import Judge, choosing
 from residency.train.forecast import Summary, matrix_product_speed, summarise
+from residency.train.guard import Guard, Stopped, restore
+from residency.train.steps import places_of
 from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
-from residency.train.watch import Finding, read_curves
+from residency.train.watch import Finding
 from residency.workspace import Run, replacing
 
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
@@ -46,6 +48,7 @@ class TrainReport:
     """What training took and what it reached. Seconds, bytes, tokens; losses in nats a token.
 
     `best_value` is what `best_by` was at `best_step`. Where `averaged` names steps, the model is the mean of them.
+    Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`.
     """
 
     method: str
@@ -63,6 +66,9 @@ class TrainReport:
     best_step: int
     best_validation_loss: float | None
     stopped_early: bool
+    stopped_by: str | None
+    stopped_at: int | None
+    restored_step: int | None
     diagnosis: list[Finding]
     summary: dict[str, Any]
     environment: dict[str, str]
@@ -88,7 +94,8 @@ def train(
     `judge` answers validation questions where `train.best_by` asks for it; `callbacks` are called as transformers does.
 
     Raises:
-        UserError: the data was not prepared, a setting does not fit the model, the disk is full, memory ran out.
+        UserError: the data was not prepared, a setting does not fit the model, the disk is full, memory ran out, or the
+            loss diverged before there was a checkpoint to fall back on.
         Interrupted: stopped by the user; `resume` goes on from the last checkpoint, or begins where there is none.
     """
     progress = progress or Silent()
@@ -124,12 +131,20 @@ def train(
             kept=max(checkpoints.KEPT, recipe.train.average_last or 0),
         )
         metrics = _record(trainer, run, progress, checkpoint)
+        guard = Guard(metrics, progress, lambda step: _rows(run, recipe, step))
+        trainer.add_callback(guard)
         if recipe.train.patience and validation:
             trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=recipe.train.patience))
         loop.go(trainer, checkpoint, progress)
-        ending = loop.keep(trainer, recipe, progress)
+        stopped = restore(trainer, guard.watch) if guard.watch.fatal else None
+        if stopped:
+            progress.say(
+                f"Training stopped; the model is that of step {stopped.restored_step}, from before the trouble"
+            )
+        ending = {} if stopped else loop.keep(trainer, recipe, progress)
         _save(trainer, recipe, run, prompt)
-        report = replace(_report(trainer, setup, summary, metrics), **ending, continued_from=continued_from)
+        report = _report(trainer, setup, summary, metrics, diagnosis=guard.findings(), stopped=stopped)
+        report = replace(report, **ending, continued_from=continued_from)
         run.write_json("train.json", asdict(report))
     checkpoints.discard(run.folder / checkpoints.FOLDER)
     return report
@@ -269,10 +284,25 @@ def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -
         prompt.tokenizer.save_pretrained(folder)
 
 
-def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: list[dict[str, Any]]) -> TrainReport:
+def _rows(run: Run, recipe: Recipe, step: int) -> list[int]:
+    """The source's rows that a step learnt from."""
+    rows = [dialogue.row for dialogue in run.dialogues("train")]
+    places = places_of(step, recipe.train.examples_per_step, len(rows), recipe.train.seed)
+    return sorted({rows[place] for place in places})
+
+
+def _report(
+    trainer: ResidencyTrainer,
+    setup: Setup,
+    summary: Summary,
+    metrics: list[dict[str, Any]],
+    *,
+    diagnosis: list[Finding],
+    stopped: Stopped | None,
+) -> TrainReport:
     device, counts, steps = setup.device, trainer.counts, trainer.state.global_step
     validations = {row["step"]: row["validation_loss"] for row in metrics if "validation_loss" in row}
-    best = trainer.state.best_global_step or steps
+    best = stopped.restored_step if stopped else trainer.state.best_global_step or steps
     return TrainReport(
         method=summary.method,
         steps=steps,
@@ -289,7 +319,10 @@ def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: 
         best_step=best,
         best_validation_loss=validations.get(best),
         stopped_early=steps < summary.steps,
-        diagnosis=read_curves(metrics),
+        stopped_by=stopped.stopped_by if stopped else None,
+        stopped_at=stopped.stopped_at if stopped else None,
+        restored_step=stopped.restored_step if stopped else None,
+        diagnosis=diagnosis,
         summary=summary.as_dict(),
         environment=environment.describe(),
     )
