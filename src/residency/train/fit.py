@@ -17,9 +17,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from residency import environment, models
 from residency.errors import Interrupted
 from residency.progress import Progress, Silent
-from residency.prompts import Prompt
+from residency.prompts import Example, Prompt
 from residency.recipe import Recipe
+from residency.train import adapters, merge, quantised, schedules
 from residency.train.forecast import Summary, matrix_product_speed, summarise
+from residency.train.optimizers import NAMES
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
 from residency.train.watch import Finding, read_curves
 from residency.workspace import Run, replacing
@@ -27,6 +29,7 @@ from residency.workspace import Run, replacing
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
 GPU_TOKENS = 16384
 VALIDATIONS_PER_EPOCH = 2
+START = "checkpoints/start"  # an adapter before its first step, where merging needs it
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class TrainReport:
     best_validation_loss: float | None
     stopped_early: bool
     diagnosis: list[Finding]
+    merge: merge.Agreement | None
     summary: dict[str, Any]
     environment: dict[str, str]
 
@@ -67,10 +71,10 @@ class TrainReport:
 def train(
     recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None, resume: bool = False
 ) -> TrainReport:
-    """Fine-tune the recipe's model on the run's prepared data; leaves `model/` (merged) and, for LoRA, `adapter/`.
+    """Fine-tune the recipe's model on the run's prepared data; leaves `model/` (merged) and `adapter/` where it has one.
 
     Raises:
-        UserError: the data was not prepared, or a setting does not fit the model.
+        UserError: the data was not prepared, a setting does not fit the model, or merging changes what it says.
         Interrupted: stopped by the user; `resume` goes on from the last checkpoint, or begins where there is none.
     """
     progress = progress or Silent()
@@ -84,18 +88,23 @@ def train(
         [prompt.example(d.question, d.answer, recipe.model.max_length, d.before) for d in run.dialogues(split)]
         for split in ("train", "validation")
     )
-    setup = _setup(recipe, len(examples))
-    model = _model(recipe, setup, progress)
+    setup = setup_of(recipe, len(examples))
+    model = build_model(recipe, setup, progress)
+    if recipe.train.method == "lora" and recipe.train.lora.variant in adapters.CHANGES_THE_BASE:
+        _keep_start(model, run)
     summary = summarise(model, examples, recipe.train, setup.steps, setup.tokens_per_batch)
     progress.table("Model and run", summary.rows())
     trainer = ResidencyTrainer(
         model=model,
-        args=_arguments(recipe, run, setup, validated=bool(validation)),
+        args=arguments(recipe, run, setup, validated=bool(validation)),
         train_dataset=examples,
         eval_dataset=validation or None,
         validation=validation,
         pad_id=prompt.tokenizer.pad_token_id or 0,
         tokens_per_batch=setup.tokens_per_batch,
+        rate=schedules.factor(recipe.train, setup.steps),
+        smoothing=recipe.train.label_smoothing,
+        muon=recipe.train.optimizer == "muon",
     )
     metrics = _record(trainer, run, progress, checkpoint)
     if recipe.train.patience and validation:
@@ -105,13 +114,13 @@ def train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         raise Interrupted(f"training stopped at step {trainer.state.global_step} of {setup.steps}") from None
-    _save(trainer, recipe, run, prompt)
-    report = _report(trainer, setup, summary, metrics)
+    agreement = _save(trainer, recipe, run, prompt, validation or examples)
+    report = _report(trainer, setup, summary, metrics, agreement)
     run.write_json("train.json", asdict(report))
     return report
 
 
-def _setup(recipe: Recipe, examples: int) -> Setup:
+def setup_of(recipe: Recipe, examples: int) -> Setup:
     """bf16 where the processor computes in it, micro-batches of a size that this device is fast at."""
     section, device = recipe.train, models.device()
     fast = "bf16" if models.computes_bf16() else "fp32"
@@ -126,33 +135,34 @@ def _setup(recipe: Recipe, examples: int) -> Setup:
     )
 
 
-def _model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
+def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
     """The model to train: frozen weights may be bf16, weights that learn stay in float32 and are cast as they go."""
-    frozen = recipe.train.method == "lora"
+    section, attention = recipe.train, recipe.model.attention
+    frozen = section.method in adapters.ON_A_BASE
     dtype = torch.bfloat16 if setup.precision == "bf16" and frozen else torch.float32
-    attention = recipe.model.attention
     if attention == "auto":
         attention = "eager" if setup.device.type == "cpu" else "sdpa"
-    torch.manual_seed(recipe.train.seed)
-    model = models.load_base(recipe.model, dtype, attention, progress)
-    return models.attach_lora(model, recipe.train.lora) if frozen else model
+    if section.method == "qlora":
+        quantised.need("train.method qlora", setup.device)
+    if section.optimizer == "adamw-8bit":
+        quantised.need("train.optimizer adamw-8bit", setup.device)
+    packing = quantised.packing(dtype) if section.method == "qlora" else None
+    torch.manual_seed(section.seed)
+    return adapters.attach(models.load_base(recipe.model, dtype, attention, progress, packing), section)
 
 
-def _arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> TrainingArguments:
+def arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> TrainingArguments:
     section = recipe.train
     every = section.evaluate_every or max(1, round(setup.steps_per_epoch / VALIDATIONS_PER_EPOCH))
-    warmup = section.warmup if section.warmup >= 1 else math.ceil(section.warmup * setup.steps)
-    schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
     return TrainingArguments(
         output_dir=str(run.path("checkpoints")),
         per_device_train_batch_size=section.examples_per_step,
         max_steps=setup.steps,
         learning_rate=section.learning_rate,
-        lr_scheduler_type=schedules[section.schedule],
-        warmup_steps=int(warmup),
-        optim="adafactor" if section.optimizer == "adafactor" else "adamw_torch_fused",
+        optim=NAMES[section.optimizer],
         weight_decay=section.weight_decay,
         max_grad_norm=section.clip,
+        neftune_noise_alpha=section.neftune or None,
         bf16=setup.precision == "bf16",
         use_cpu=setup.device.type == "cpu",
         seed=section.seed,
@@ -218,23 +228,41 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -> None:
+def _keep_start(model: Any, run: Run) -> None:
+    """The adapter before its first step: what a variant took out of the base's weights is told apart by it."""
+    with models.quiet_libraries():
+        model.save_pretrained(str(run.path(START)))
+
+
+def _save(
+    trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt, examples: list[Example]
+) -> merge.Agreement | None:
     """The best model as plain transformers loads it, merged in float32; the adapter apart; checkpoints are cleared."""
-    if recipe.train.method == "lora":
-        with replacing(run.path("adapter")) as adapter:
-            trainer.model.save_pretrained(str(adapter))
-        model = models.merge_lora(recipe.model, run.path("adapter"))
-    else:
-        model = trainer.model
+    model, adapter, agreement = trainer.model, run.path("adapter"), None
+    if recipe.train.method in adapters.ON_A_BASE:
+        start = str(run.path(START)) if run.path(START).is_dir() else None
+        with replacing(adapter) as folder, models.quiet_libraries():
+            trainer.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=start)
+        model, agreement = merge.merged(recipe, adapter, examples, trainer.pad_id)
     model.generation_config.eos_token_id = prompt.stop_ids
     model.generation_config.pad_token_id = prompt.tokenizer.pad_token_id
     with replacing(run.path("model")) as folder, models.quiet_libraries():
-        model.save_pretrained(folder)
+        if recipe.train.method == "prompt-tuning":
+            merge.save_on_base(model, recipe, adapter, folder)
+        else:
+            model.save_pretrained(folder)
         prompt.tokenizer.save_pretrained(folder)
     shutil.rmtree(run.path("checkpoints"), ignore_errors=True)
+    return agreement
 
 
-def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: list[dict[str, Any]]) -> TrainReport:
+def _report(
+    trainer: ResidencyTrainer,
+    setup: Setup,
+    summary: Summary,
+    metrics: list[dict[str, Any]],
+    agreement: merge.Agreement | None,
+) -> TrainReport:
     device, counts, steps = setup.device, trainer.counts, trainer.state.global_step
     validations = [(row["validation_loss"], row["step"]) for row in metrics if "validation_loss" in row]
     best = min(validations, default=(None, steps))
@@ -255,6 +283,7 @@ def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: 
         best_validation_loss=best[0],
         stopped_early=steps < summary.steps,
         diagnosis=read_curves(metrics),
+        merge=agreement,
         summary=summary.as_dict(),
         environment=environment.describe(),
     )
