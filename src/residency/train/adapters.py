@@ -75,7 +75,7 @@ def attach_ia3(model: Any, section: Ia3Section) -> Any:
     from peft import IA3Config, get_peft_model
 
     _refuse_absent(model, section.targets, "train.ia3.targets")
-    chosen = {"target_modules": list(section.targets), "feedforward_modules": list(section.feedforward)}
+    chosen: dict[str, Any] = {"target_modules": list(section.targets), "feedforward_modules": list(section.feedforward)}
     try:
         with quiet_libraries():
             config = IA3Config(task_type="CAUSAL_LM", **(chosen if section.targets else {}))
@@ -87,7 +87,7 @@ def attach_ia3(model: Any, section: Ia3Section) -> Any:
 
 
 def attach_prompt(model: Any, section: PromptTuningSection) -> Any:
-    """The model with learnt embeddings before each prompt, which start as those of random tokens; the rest is frozen."""
+    """The model with learnt embeddings before each prompt, at first those of random tokens; the rest is frozen."""
     from peft import PromptTuningConfig, PromptTuningInit, get_peft_model
 
     config = PromptTuningConfig(

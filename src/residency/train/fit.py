@@ -71,7 +71,7 @@ class TrainReport:
 def train(
     recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None, resume: bool = False
 ) -> TrainReport:
-    """Fine-tune the recipe's model on the run's prepared data; leaves `model/` (merged) and `adapter/` where it has one.
+    """Fine-tune the recipe's model on the run's prepared data; leaves `model/` (merged) and for adapters `adapter/`.
 
     Raises:
         UserError: the data was not prepared, a setting does not fit the model, or merging changes what it says.
@@ -146,12 +146,13 @@ def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
         quantised.need("train.method qlora", setup.device)
     if section.optimizer == "adamw-8bit":
         quantised.need("train.optimizer adamw-8bit", setup.device)
-    packing = quantised.packing(dtype) if section.method == "qlora" else None
+    load = quantised.load_packed if section.method == "qlora" else models.load_base
     torch.manual_seed(section.seed)
-    return adapters.attach(models.load_base(recipe.model, dtype, attention, progress, packing), section)
+    return adapters.attach(load(recipe.model, dtype, attention, progress), section)
 
 
 def arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> TrainingArguments:
+    """The recipe in transformers' words."""
     section = recipe.train
     every = section.evaluate_every or max(1, round(setup.steps_per_epoch / VALIDATIONS_PER_EPOCH))
     return TrainingArguments(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from residency.errors import UserError
-from residency.models import load_base, quiet_libraries
+from residency.models import forget_quantiser, load_base, quiet_libraries
+from residency.progress import Progress
 from residency.recipe import ModelSection
 
 
@@ -41,16 +42,23 @@ def _try(device: torch.device) -> None:
     bitsandbytes.optim.AdamW8bit([inputs], lr=1e-3).step()
 
 
-def packing(compute: torch.dtype) -> Any:
-    """NF4 with its scales packed too (Dettmers et al. 2023, arXiv:2305.14314), as a BitsAndBytesConfig."""
+def load_packed(
+    section: ModelSection, dtype: torch.dtype, attention: str = "sdpa", progress: Progress | None = None
+) -> Any:
+    """The base in NF4 with its scales packed too (Dettmers et al. 2023, arXiv:2305.14314); it computes in `dtype`."""
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
+    packing = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
+    model = load_base(section, dtype, attention, progress, packing)
+    part: Any
+    for part in model.modules():
+        # On a CPU with AVX-512 its kernel for answering repacks the weights with coarser scales, and keeps them so:
+        # the first validation would change the model that is being trained.
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            part.support_avx512bf16_for_cpu = False
+    return model
 
 
 def unpacked(section: ModelSection) -> Any:
@@ -59,5 +67,6 @@ def unpacked(section: ModelSection) -> Any:
     Merged into the weights before packing, the adapter would also be asked to undo an error that it was trained with.
     """
     with quiet_libraries():
-        model: Any = load_base(section, torch.float32, quantisation=packing(torch.float32))
-        return model.dequantize(dtype=torch.float32).eval()
+        model = load_packed(section, torch.float32).dequantize(dtype=torch.float32).eval()
+    forget_quantiser(model)
+    return model
