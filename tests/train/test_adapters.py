@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from residency import models
 from residency.errors import UserError
-from residency.recipe import ModelSection, Recipe, TrainSection
-from residency.sections import FreezeSection, Ia3Section, LoraSection, PromptTuningSection
-from residency.train.adapters import attach, attach_ia3, attach_lora, attach_prompt, freeze
+from residency.recipe import ModelSection
+from residency.sections import LoraSection
+from residency.train.adapters import attach_lora
 
 
 def test_a_wrong_adapter_target_names_the_linear_modules(llama_folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from residency import models, pipeline
+from residency import pipeline
 from residency.errors import Interrupted
 from residency.progress import Silent
 from residency.recipe import Recipe

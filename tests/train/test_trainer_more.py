@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
-from residency import models
 from residency.batches import collate
 from residency.prompts import Example
 from residency.recipe import LoraSection

@@ -1,6 +1,8 @@
 """Fine-tuning: batches by token budget, loss on answer tokens, checkpoints, curves."""
 
+from residency.train.finder import Sweep, find_learning_rate
 from residency.train.fit import TrainReport, train
 from residency.train.forecast import Summary, summarise
+from residency.train.schedules import curve
 
-__all__ = ["Summary", "TrainReport", "summarise", "train"]
+__all__ = ["Summary", "Sweep", "TrainReport", "curve", "find_learning_rate", "summarise", "train"]
