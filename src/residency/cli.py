@@ -191,7 +191,7 @@ def _plan_schedule(recipe: Recipe, out: Path | None, steps: int | None, as_json:
 def _suggestion(folder: Path, sweep: dict[str, Any]) -> str:
     picture = f"{folder / 'lr_finder.png'} shows the sweep"
     if sweep["suggestion"] is None:
-        return f"No learning rate stands out: the loss never fell. {picture}"
+        return f"No learning rate stands out: the loss hardly fell. {picture}"
     where = f"steepest fall at {sweep['steepest']:.1e}, least loss at {sweep['lowest']:.1e}"
     return f"Suggested: --set train.learning_rate={sweep['suggestion']:.1e} ({where}). {picture}"
 

@@ -31,7 +31,8 @@ def put_before(model: Any, embeddings: torch.Tensor) -> Any:
     decoder = model.base_model
 
     def before(_decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, _with(model.virtual_tokens, model.get_input_embeddings(), kwargs)
+        named = {"input_ids": args[0], **kwargs} if args else kwargs  # some models give the ids without their name
+        return (), _with(model.virtual_tokens, model.get_input_embeddings(), named)
 
     def after(_decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if kwargs.get("inputs_embeds") is not None:

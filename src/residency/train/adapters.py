@@ -168,7 +168,7 @@ def _wrong_targets(model: Any, targets: Sequence[str], field: str) -> UserError:
     linear = _linear(model)
     return UserError(
         f"{field}: {listed(targets)} is not in this model",
-        f"all-linear or some of {listed(linear)}",
+        ("all-linear or " if "lora" in field else "") + f"some of {listed(linear)}",
         nearest(targets[0], linear),
     )
 

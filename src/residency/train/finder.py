@@ -26,6 +26,7 @@ from residency.workspace import Run
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 60  # ten steps to a power of ten
 WINDOW = 7  # steps that a smoothed loss is the mean of: centred, since a trailing mean would suggest too high a rate
 DIVERGED = 2.0  # the smoothed loss is this many times its least: the sweep ends
+FLAT = 0.01  # a loss that never falls by this share of where it began says nothing
 MARGIN = 10  # a rate this many times under the one with the least loss is safe to train at
 
 
@@ -34,7 +35,7 @@ class Sweep:
     """A sweep and what it says: rates, losses as they came and smoothed (nats a token), and the rates that stand out.
 
     `steepest` is where the smoothed loss falls fastest, `lowest` where it is least, `diverged` where it had doubled.
-    `suggestion` is the lower of `steepest` and a tenth of `lowest`; all are None where the loss never fell.
+    `suggestion` is the lower of `steepest` and a tenth of `lowest`; all are None where the loss hardly fell.
     """
 
     rates: list[float]
@@ -94,8 +95,9 @@ def read_sweep(rates: Sequence[float], losses: Sequence[float]) -> Sweep:
     least = int(np.argmin(smoothed))
     end = next((place for place in range(least, finite) if smoothed[place] > DIVERGED * smoothed[least]), finite)
     diverged = rates[end] if end < len(rates) else None
-    slopes = np.gradient(smoothed, np.log(rates[:finite]))[: least + 1]
-    fell = least > 0 and smoothed[least] < smoothed[0]
+    # Smoothed once more: of two steps beside each other, the difference is mostly that of their examples.
+    slopes = np.gradient(smooth(smoothed), np.log(rates[:finite]))[: least + 1]
+    fell = smoothed[least] < (1 - FLAT) * smoothed[0]
     steepest = rates[int(np.argmin(slopes))] if fell else None
     return Sweep(
         rates=list(rates),
@@ -128,7 +130,8 @@ def picture(sweep: Sweep) -> bytes:
             axes.axvline(rate, color="#1b2733", linewidth=1, linestyle=":")
             axes.annotate(f" {name} {rate:.1e}", (rate, 1), xycoords=("data", "axes fraction"), rotation=90, va="top")
     low = min(sweep.smoothed)
-    axes.set_ylim(low - 0.1 * abs(low), low + 1.5 * (max(sweep.smoothed[0] - low, 0.1 * abs(low), 1e-6)))
+    shown = max(sweep.smoothed[0] - low, FLAT * low, 1e-6)
+    axes.set_ylim(low - 0.3 * shown, low + 1.6 * shown)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss (nats a token)")
     axes.legend(loc="lower left")
