@@ -262,6 +262,7 @@ def quiet_libraries() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other
+            warnings.filterwarnings("ignore", module="peft")  # how its adapters are to be loaded, which is done so here
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)

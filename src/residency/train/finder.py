@@ -25,7 +25,8 @@ from residency.workspace import Run
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 60  # ten steps to a power of ten
 WINDOW = 7  # steps that a smoothed loss is the mean of: centred, since a trailing mean would suggest too high a rate
-DIVERGED = 2.0  # the smoothed loss is this many times its least: the sweep ends
+DIVERGED = 1.1  # the smoothed loss is this many times what it began at: worse than before anything was learnt
+ENDS = 1.5  # the same for the mean of the last three steps: the sweep ends
 FLAT = 0.01  # a loss that never falls by this share of where it began says nothing
 MARGIN = 10  # a rate this many times under the one with the least loss is safe to train at
 
@@ -34,8 +35,9 @@ MARGIN = 10  # a rate this many times under the one with the least loss is safe 
 class Sweep:
     """A sweep and what it says: rates, losses as they came and smoothed (nats a token), and the rates that stand out.
 
-    `steepest` is where the smoothed loss falls fastest, `lowest` where it is least, `diverged` where it had doubled.
-    `suggestion` is the lower of `steepest` and a tenth of `lowest`; all are None where the loss hardly fell.
+    `steepest` is where the smoothed loss falls fastest, `lowest` where it is least, `diverged` where it had become worse
+    than at the start. `suggestion` is the lower of `steepest` and a tenth of `lowest`; all are None where the loss hardly
+    fell.
     """
 
     rates: list[float]
@@ -93,7 +95,7 @@ def read_sweep(rates: Sequence[float], losses: Sequence[float]) -> Sweep:
             f"learning-rate finder: the loss is no number after {finite} steps", fix="use precision fp32 for the sweep"
         )
     least = int(np.argmin(smoothed))
-    end = next((place for place in range(least, finite) if smoothed[place] > DIVERGED * smoothed[least]), finite)
+    end = next((place for place in range(least, finite) if smoothed[place] > DIVERGED * smoothed[0]), finite)
     diverged = rates[end] if end < len(rates) else None
     # Smoothed once more: of two steps beside each other, the difference is mostly that of their examples.
     slopes = np.gradient(smooth(smoothed), np.log(rates[:finite]))[: least + 1]
@@ -156,8 +158,5 @@ class _Watcher(TrainerCallback):
         self.losses.append(logs["loss"])
         rate, loss = self.rates[-1], self.losses[-1]
         self.progress.step("Sweeping", len(self.rates), STEPS, f"learning rates, {rate:.1e} with loss {loss:.3f}")
-        # The last full window, against the least of all before it.
-        recent = float(np.mean(self.losses[-WINDOW:]))
-        means = [float(np.mean(self.losses[n : n + WINDOW])) for n in range(max(1, len(self.losses) - WINDOW + 1))]
-        if not math.isfinite(loss) or (len(self.losses) >= WINDOW and recent > 1.5 * DIVERGED * min(means)):
+        if not math.isfinite(loss) or np.mean(self.losses[-3:]) > ENDS * np.mean(self.losses[:WINDOW]):
             control.should_training_stop = True
