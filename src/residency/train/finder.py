@@ -28,16 +28,15 @@ WINDOW = 7  # steps that a smoothed loss is the mean of: centred, since a traili
 DIVERGED = 1.1  # the smoothed loss is this many times what it began at: worse than before anything was learnt
 ENDS = 1.5  # the same for the mean of the last three steps: the sweep ends
 FLAT = 0.01  # a loss that never falls by this share of where it began says nothing
-MARGIN = 10  # a rate this many times under the one with the least loss is safe to train at
+MARGIN = 10  # under the rate with the least loss; the steepest fall is told too, but noise moves it far along a slope
 
 
 @dataclass(frozen=True)
 class Sweep:
     """A sweep and what it says: rates, losses as they came and smoothed (nats a token), and the rates that stand out.
 
-    `steepest` is where the smoothed loss falls fastest, `lowest` where it is least, `diverged` where it had become worse
-    than at the start. `suggestion` is the lower of `steepest` and a tenth of `lowest`; all are None where the loss hardly
-    fell.
+    `steepest` is where the smoothed loss falls fastest, `lowest` where it is least, `diverged` where it had become
+    worse than at the start. `suggestion` is a tenth of `lowest`. All are None where the loss hardly fell.
     """
 
     rates: list[float]
@@ -108,7 +107,7 @@ def read_sweep(rates: Sequence[float], losses: Sequence[float]) -> Sweep:
         steepest=steepest,
         lowest=rates[least] if fell else None,
         diverged=diverged,
-        suggestion=min(steepest, rates[least] / MARGIN) if steepest is not None else None,
+        suggestion=rates[least] / MARGIN if fell else None,
     )
 
 
