@@ -17,7 +17,7 @@ from residency.prompts import Example
 from residency.recipe import Recipe
 from residency.train import quantised
 
-BOUND = 1e-3  # of the logits' standard deviation; float32 rounding alone stays about a hundred times below
+BOUND = 1e-3  # of the logits' standard deviation; float32 rounding alone stays far below
 EXAMPLES = 4
 
 
