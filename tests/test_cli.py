@@ -144,3 +144,24 @@ def test_every_command_has_the_common_options() -> None:
         text = residency(command, "--help").stdout
         assert "--json" in text
         assert "--debug" in text
+
+
+def test_plan_draws_the_schedule_that_the_steps_of_the_prepared_data_make(recipe_file: Path, tmp_path: Path) -> None:
+    unknown = refused(residency("plan", recipe_file, "--schedule", cwd=tmp_path))
+    assert "how many steps is not known" in unknown
+    assert "--steps N" in unknown
+    drawn = residency("plan", recipe_file, "--schedule", "--steps", "40", cwd=tmp_path).stdout
+    assert drawn.startswith("cosine, 40 steps, peak 0.01")
+    assert drawn.count("|") == 10
+    residency("prepare", recipe_file, cwd=tmp_path)
+    done = residency("plan", recipe_file, "--schedule", "--json", "--set", "train.schedule=linear", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert found["schedule"] == "linear"
+    assert len(found["learning_rate"]) == 6
+
+
+def test_the_learning_rate_finder_prints_what_to_set(recipe_file: Path, tmp_path: Path) -> None:
+    residency("prepare", recipe_file, cwd=tmp_path)
+    done = residency("train", recipe_file, "--find-lr", "--set", "train.method=full", cwd=tmp_path)
+    assert done.stdout.startswith("Suggested: --set train.learning_rate=")
+    assert not (tmp_path / "runs" / "small" / "model").exists()

@@ -5,7 +5,8 @@ from typing import get_args
 import yaml
 
 from residency.commented import commented
-from residency.recipe import Recipe, Section, SynthesiseSection
+from residency.recipe import Recipe
+from residency.sections import Section, SynthesiseSection
 
 VALUES = {"name": "mine", "data": {"source": "x: y.csv", "question": "#q", "answer": "a"}, "model": {"max_length": 512}}
 

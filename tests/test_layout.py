@@ -14,21 +14,23 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment"}
-MIDDLE = GROUND | {"recipe", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"models", "batches", "loss"}
+MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
+STAGE = MIDDLE | {"virtual", "models", "batches", "loss"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
     "environment": set(),
     "terminal": {"progress"},
-    "recipe": {"errors"},
-    "commented": {"recipe"},
+    "sections": set(),
+    "recipe": {"errors", "sections"},
+    "commented": {"recipe", "sections"},
     "changes": {"recipe"},
     "workspace": {"errors", "recipe", "prompts"},
     "prompts": {"errors", "recipe"},
     "batches": {"prompts"},
     "loss": {"batches"},
-    "models": MIDDLE,
+    "virtual": set(),
+    "models": MIDDLE | {"virtual"},
     "data": MIDDLE,
     "report": MIDDLE,
     "train": STAGE,

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from residency.batches import IGNORED, collate
 from residency.loss import token_losses
-from residency.models import attach_lora
 from residency.prompts import Example
 from residency.recipe import LoraSection
+from residency.train.adapters import attach_lora
 
 EXAMPLES = [Example(tuple(range(5, 25)), 8), Example(tuple(range(40, 52)), 3), Example((9, 8, 7), 0)]
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from residency import models
 from residency.errors import UserError
 from residency.progress import Silent
-from residency.recipe import LoraSection, ModelSection
+from residency.recipe import ModelSection
 
 
 def test_a_local_folder_loads_with_its_tokenizer(neox_folder: Path) -> None:
@@ -106,48 +106,6 @@ def test_a_hub_id_is_read_from_the_hubs_own_cache(neox_folder: Path, tmp_path: P
     parameters, tokens = map(int, done.stdout.split())
     assert parameters == models.load_base(ModelSection(base=str(neox_folder))).num_parameters()
     assert tokens == 384
-
-
-def test_a_wrong_adapter_target_names_the_linear_modules(llama_folder: Path) -> None:
-    model = models.load_base(ModelSection(base=str(llama_folder)))
-    with pytest.raises(UserError, match="query is not in this model; expected all-linear or some of down_proj"):
-        models.attach_lora(model, LoraSection(targets=("query",)))
-
-
-def test_one_wrong_adapter_target_among_right_ones_is_not_passed_over(llama_folder: Path) -> None:
-    model = models.load_base(ModelSection(base=str(llama_folder)))
-    with pytest.raises(UserError, match=r"train\.lora\.targets: vproj is not in this model"):
-        models.attach_lora(model, LoraSection(targets=("q_proj", "vproj")))
-
-
-@pytest.mark.parametrize(
-    ("targets", "adapted"),
-    [
-        (("all-linear",), {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
-        (("q_proj", "v_proj"), {"q_proj", "v_proj"}),
-        (("self_attn.o_proj",), {"o_proj"}),
-    ],
-)
-def test_only_the_targets_of_the_adapter_learn(llama_folder: Path, targets: tuple[str, ...], adapted: set[str]) -> None:
-    model = models.attach_lora(models.load_base(ModelSection(base=str(llama_folder))), LoraSection(targets=targets))
-    learning = [name.split(".") for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert {name[-4] for name in learning} == adapted
-    assert {name[-3] for name in learning} == {"lora_A", "lora_B"}
-
-
-def test_a_merged_model_answers_as_the_adapter_does(llama_folder: Path, tmp_path: Path) -> None:
-    section = ModelSection(base=str(llama_folder))
-    adapted = models.attach_lora(models.load_base(section), LoraSection(rank=4))
-    torch.manual_seed(1)
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    adapted.save_pretrained(tmp_path)
-    ids = torch.arange(20).reshape(2, 10)
-    with torch.no_grad():
-        expected = adapted(ids).logits
-        assert torch.allclose(models.merge_lora(section, tmp_path)(ids).logits, expected, atol=1e-4)
-        assert not torch.allclose(models.load_base(section)(ids).logits, expected, atol=1e-2)
 
 
 def gguf_file(path: Path, folder: Path) -> None:

@@ -31,7 +31,7 @@ def raw(**sections: Any) -> dict[str, Any]:
         ),
         ({"train": {"epochs": 0}}, "train.epochs is 0; expected greater than 0"),
         ({"train": {"epochs": "many"}}, "train.epochs is 'many'; expected a valid number"),
-        ({"train": {"method": "lara"}}, "train.method is 'lara'; expected 'lora' or 'full'"),
+        ({"train": {"method": "lara"}}, "train.method is 'lara'; expected 'lora', 'full', 'qlora'"),
         ({"train": {"lora": {"rank": 2000}}}, "train.lora.rank is 2000; expected less than or equal to 1024"),
         ({"train": {"lora": {"targets": [1]}}}, r"train\.lora\.targets\.0 is 1; expected a valid string"),
         ({"train": {"lora": {"targets": []}}}, r"train\.lora\.targets is \[\]; expected .*at least 1 item"),

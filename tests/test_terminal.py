@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from residency.terminal import Terminal
+from residency.terminal import Terminal, plot
 
 
 def shown(terminal: bool) -> tuple[Terminal, io.StringIO]:
@@ -56,3 +56,23 @@ def test_a_log_says_nothing_between_two_of_its_lines() -> None:
     for done in range(1, 100):
         terminal.step("Training", done, 100)
     assert output.getvalue() == ""
+
+
+def test_a_plot_shows_the_peak_at_the_top_and_what_falls_falls() -> None:
+    lines = plot([4.0, 3.0, 2.0, 1.0], height=4).splitlines()
+    assert [line.partition("|")[2].strip() for line in lines[:4]] == ["█", "██", "███", "████"]
+    assert lines[0].split("|")[0].strip() == "4"
+    assert lines[4].strip() == "4 steps"
+
+
+def test_a_long_curve_is_drawn_in_the_width_that_there_is() -> None:
+    lines = plot([float(step) for step in range(1000)], width=40, height=5).splitlines()
+    assert max(len(line) for line in lines) <= 40 + 11
+    assert lines[-1].split() == ["step", "1", "step", "1,000"]
+    assert plot([0.0]).count("█") == 0
+    assert plot([1.0], height=3).count("█") == 3
+
+
+def test_a_terminal_without_block_signs_gets_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert plot([4.0, 2.0], height=2).isascii()

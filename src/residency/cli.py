@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 from residency.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
+    from residency.recipe import Recipe
     from residency.terminal import Terminal
 
 app = typer.Typer(
@@ -95,6 +97,7 @@ def train(
     recipe: RecipePath = None,
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Only sweep the learning rate and suggest one.")] = False,
     overrides: Overrides = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -106,9 +109,33 @@ def train(
 
         loaded = Recipe.load(recipe, overrides or ())
         folder = pipeline.folder_of(loaded, out)
+        if find_lr:
+            sweep = asdict(pipeline.find_learning_rate(loaded, folder, terminal))
+            _print(as_json, {"run": str(folder), "learning_rate": sweep}, _suggestion(folder, sweep))
+            return
         pipeline.train(loaded, folder, terminal, resume=resume)
         report = json.loads((folder / "train.json").read_text("utf-8"))
         _print(as_json, {"run": str(folder), "train": report}, str(folder / "model"))
+
+
+@app.command()
+def plan(
+    recipe: RecipePath = None,
+    out: Out = None,
+    schedule: Annotated[bool, typer.Option("--schedule", help="Draw the learning rate over the steps.")] = False,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Draw it for this many steps.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What a training will do, before it does it."""
+    with _session(debug):
+        from residency.recipe import Recipe
+
+        loaded = Recipe.load(recipe, overrides or ())
+        if not schedule:
+            raise UserError("plan: nothing to show", "--schedule")
+        _plan_schedule(loaded, out, steps, as_json)
 
 
 @app.command()
@@ -149,6 +176,24 @@ def verify(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
 def main() -> None:
     """Entry point of the console command."""
     app()
+
+
+def _plan_schedule(recipe: Recipe, out: Path | None, steps: int | None, as_json: bool) -> None:
+    """The learning rate over the steps, drawn or as JSON."""
+    from residency import pipeline
+    from residency.terminal import plot
+
+    rates = pipeline.schedule(recipe, pipeline.folder_of(recipe, out), steps)
+    title = f"{recipe.train.schedule}, {len(rates):,} steps, peak {max(rates):.3g}, last {rates[-1]:.3g}"
+    _print(as_json, {"schedule": recipe.train.schedule, "learning_rate": rates}, f"{title}\n{plot(rates)}")
+
+
+def _suggestion(folder: Path, sweep: dict[str, Any]) -> str:
+    picture = f"{folder / 'lr_finder.png'} shows the sweep"
+    if sweep["suggestion"] is None:
+        return f"No learning rate stands out: the loss hardly fell. {picture}"
+    where = f"steepest fall at {sweep['steepest']:.1e}, least loss at {sweep['lowest']:.1e}"
+    return f"Suggested: --set train.learning_rate={sweep['suggestion']:.1e} ({where}). {picture}"
 
 
 def _print(as_json: bool, value: dict[str, Any], text: str) -> None:

@@ -9,7 +9,8 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from residency.recipe import Recipe, Section
+from residency.recipe import Recipe
+from residency.sections import Section
 
 BOUNDS = {"ge": "at least", "gt": "over", "le": "at most", "lt": "under"}
 

@@ -6,7 +6,6 @@ torch and transformers are imported inside the functions: `residency --help` mus
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import struct
@@ -15,7 +14,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 from filelock import FileLock, Timeout
 
+from residency import virtual
 from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
-from residency.recipe import LoraSection, ModelSection
+from residency.recipe import ModelSection
 from residency.workspace import replacing, sha256
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ BUILT_IN = {
         megabytes=93,
     )
 }
+
+
+BASE = "base.json"  # in `model/` after prompt tuning: the recipe's model section, which names the base
 
 
 def cache_folder() -> Path:
@@ -101,19 +104,27 @@ def load_tokenizer(section: ModelSection, progress: Progress | None = None) -> P
 
 
 def load_base(
-    section: ModelSection, dtype: torch.dtype | None = None, attention: str = "sdpa", progress: Progress | None = None
+    section: ModelSection,
+    dtype: torch.dtype | None = None,
+    attention: str = "sdpa",
+    progress: Progress | None = None,
+    quantisation: Any = None,
 ) -> PreTrainedModel:
-    """The base model in `dtype` (float32 where it is left out), in evaluation mode."""
+    """The base model in `dtype` (float32 where it is left out), in evaluation mode.
+
+    `quantisation` is a configuration of transformers, such as a BitsAndBytesConfig, by which the weights are packed.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     where, gguf = locate(section, progress)
+    options = _options(section, gguf) | ({"quantization_config": quantisation} if quantisation else {})
     with _loading(section, where):
         model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype or torch.float32, attn_implementation=attention, **_options(section, gguf)
+            where, dtype=dtype or torch.float32, attn_implementation=attention, **options
         )
     if gguf:
-        _forget_quantizer(model)
+        forget_quantiser(model)
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -127,80 +138,23 @@ def load_config(section: ModelSection) -> Any:
 
 
 def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
-    """The merged model of a run, as plain transformers loads it."""
+    """The model of a run in its folder `model/`, in evaluation mode.
+
+    It is as plain transformers loads it, but after prompt tuning: then the base model, named in the folder, with the
+    learnt embeddings put before each prompt.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     with quiet_libraries():
+        if (folder / BASE).is_file():
+            section = ModelSection.model_validate_json((folder / BASE).read_text("utf-8"))
+            model: PreTrainedModel = virtual.put_before(load_base(section, dtype, attention), virtual.read(folder))
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+            return model
         return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
             folder, dtype=dtype or torch.float32, attn_implementation=attention, local_files_only=True
         ).eval()
-
-
-def attach_lora(model: PreTrainedModel, section: LoraSection) -> Any:
-    """The model with fresh low-rank adapters; the base weights are frozen.
-
-    Raises:
-        UserError: no module of the model bears one of the target names.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    targets = section.targets[0] if section.targets == ("all-linear",) else list(section.targets)
-    config = LoraConfig(
-        r=section.rank,
-        lora_alpha=section.alpha,  # type: ignore[arg-type]  # peft divides it by the rank; any number serves
-        lora_dropout=section.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-    names = [f".{name}" for name, _ in model.named_modules()]
-    absent = [target for target in section.targets if not any(name.endswith(f".{target}") for name in names)]
-    if absent and targets != "all-linear":  # peft passes over a wrong name beside a right one
-        raise _wrong_targets(model, absent)
-    try:
-        with quiet_libraries():
-            return get_peft_model(model, config)
-    except ValueError:
-        raise _wrong_targets(model, section.targets) from None
-
-
-def fill_adapter(model: Any, folder: Path, section: LoraSection) -> None:
-    """Put the weights of a saved adapter in the place of a model's fresh ones.
-
-    Raises:
-        UserError: the adapter is damaged, or of another rank, scale, target or base model.
-    """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        saved, own = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
-        is_ = {"rank": config["r"], "alpha": config["lora_alpha"]}
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"adapter {folder}: can't be loaded ({error})", "an adapter as training leaves it") from None
-    for name, value in is_.items():
-        wanted = getattr(section, name)
-        if value != wanted:
-            found = f"adapter {folder}: its {name} is {value:g}, and train.lora.{name} is {wanted:g}"
-            raise UserError(found, "the same", f"set train.lora.{name}={value:g}")
-    for name in sorted(saved.keys() | own.keys()):
-        there, here = (list(weights[name].shape) if name in weights else "absent" for weights in (saved, own))
-        if there != here:
-            raise UserError(
-                f"adapter {folder}: {name} is {there} there and {here} here",
-                "the same base model and train.lora.targets",
-            )
-    set_peft_model_state_dict(model, saved)
-
-
-def merge_lora(section: ModelSection, adapter: Path) -> PreTrainedModel:
-    """A fresh float32 base model with the adapter merged into its weights."""
-    from peft import PeftModel
-
-    with quiet_libraries():
-        return PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
 
 
 def fetch_built_in(name: str, progress: Progress) -> Path:
@@ -281,7 +235,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(temporary)
 
 
-def _forget_quantizer(model: PreTrainedModel) -> None:
+def forget_quantiser(model: PreTrainedModel) -> None:
     """The weights are plain floats now; with these left, `save_pretrained` refuses."""
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -296,17 +250,6 @@ def _options(section: ModelSection, gguf: str | None) -> dict[str, Any]:
     if gguf:
         options["gguf_file"] = gguf
     return options
-
-
-def _wrong_targets(model: PreTrainedModel, targets: Sequence[str]) -> UserError:
-    import torch
-
-    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    return UserError(
-        f"train.lora.targets: {listed(targets)} is not in this model",
-        f"all-linear or some of {listed(sorted(linear))}",
-        nearest(targets[0], linear),
-    )
 
 
 @contextmanager
@@ -350,6 +293,7 @@ def quiet_libraries() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other
+            warnings.filterwarnings("ignore", module="peft")  # how its adapters are to be loaded, which is done so here
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -5,6 +5,7 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from residency.evaluate import EvaluationReport
     from residency.prompts import Prompt
-    from residency.train import TrainReport
+    from residency.train import Sweep, TrainReport
 
 PAIR_TOKENS = 160  # that a model may write for a question-answer pair: one to four sentences, and the JSON around them
 PREPARED_WITH = ("data", "model", "prompt")  # sections of a recipe that decide what `data/` holds
@@ -135,6 +136,42 @@ def train(
         found = training.train(recipe, opened, prompt, progress, resume=resume, judge=judge, callbacks=callbacks)
         opened.seal()
     return found
+
+
+def find_learning_rate(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Sweep:
+    """Sweep the learning rate on the prepared data; leaves `lr_finder.json` and `.png`, and nothing else differs."""
+    from residency import train as training
+
+    progress = progress or Silent()
+    progress.stage("Learning rate")
+    opened = Run.open(folder)
+    _refuse_other_data(recipe, opened)
+    prompt = _prompt(recipe, progress)
+    with _working(opened, f"residency train RECIPE --find-lr --out {folder}"):
+        found = training.find_learning_rate(recipe, opened, prompt, progress)
+        opened.seal()
+    return found
+
+
+def schedule(recipe: Recipe, folder: Path, steps: int | None = None) -> list[float]:
+    """The learning rate of each step that a training of the recipe would take, with no model loaded.
+
+    Raises:
+        UserError: how many steps it takes can't be told, since the data was not prepared and nothing says it.
+    """
+    from residency.train.schedules import curve
+
+    section = recipe.train
+    steps = steps or section.max_steps
+    if steps is None:
+        if not (folder / "data" / "train.jsonl").is_file():
+            raise UserError(
+                f"plan --schedule: how many steps is not known before the data in {folder} is prepared",
+                fix="add --steps N, or run `residency prepare` first",
+            )
+        examples = len(Run(folder).dialogues("train"))
+        steps = math.ceil(section.epochs * math.ceil(examples / section.examples_per_step))
+    return curve(section, steps)
 
 
 def evaluate(folder: Path, progress: Progress | None = None, overrides: tuple[str, ...] = ()) -> EvaluationReport:

@@ -9,17 +9,25 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from residency.errors import UserError, listed, nearest
+from residency.sections import (
+    FreezeSection,
+    Ia3Section,
+    LoraSection,
+    PromptTuningSection,
+    ScheduleSection,
+    Section,
+    Share,
+    SynthesiseSection,
+)
 
 BUILT_IN_RECIPE = "doctor"
 
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 CleaningStep = Literal[
     "unicode", "control-characters", "html", "links", "white-space", "question-prefix", "stock-closings"
 ]
@@ -34,51 +42,6 @@ CLOSINGS = (
     r"take care[.!?]?",
     r"(?:with )?(?:best |kind |warm )?regards[,.!]?",
 )
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, and a loaded recipe can't be changed in place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-class SynthesiseSection(Section):
-    """How documents become question-answer pairs: by rules, by a model, or by both."""
-
-    by: tuple[Literal["rules", "model"], ...] = Field(
-        ("rules",), min_length=1, description="rules (headings, FAQs, glossaries), model, or both"
-    )
-    endpoint: str | None = Field(
-        None, description="base address of an OpenAI-compatible API; the run's own model when left out"
-    )
-    model: str | None = Field(None, description="name of the model at the endpoint")
-    key_env: str | None = Field(
-        "OPENAI_API_KEY", description="environment variable that holds the endpoint's key; null where it needs none"
-    )
-    temperature: float | None = Field(None, ge=0, le=2, description="sampling at the endpoint; its own when left out")
-    timeout: float = Field(60, gt=0, le=3600, description="seconds to wait for the endpoint")
-    retries: int = Field(4, ge=0, le=20, description="further tries when the endpoint is busy or fails")
-    at_once: int = Field(4, ge=1, le=256, description="passages that a model is asked about at once")
-    passage_words: int = Field(200, ge=20, description="longest passage in words; one long sentence may go over it")
-    pairs: int = Field(3, ge=1, le=20, description="pairs that a model is asked for from one passage")
-    grounded: float = Field(0.7, ge=0, le=1, description="least share of an answer's words that its passage has")
-    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two pairs are one")
-
-    @model_validator(mode="after")
-    def _endpoint_is_whole(self) -> SynthesiseSection:
-        if self.endpoint is None:
-            if self.model is not None:
-                raise ValueError("model names one at an endpoint: add the endpoint, or leave out model")
-            return self
-        if "model" not in self.by:
-            raise ValueError("endpoint is asked only where by has model: add it, or leave out endpoint")
-        if not self.model:
-            raise ValueError("endpoint needs model, the name of the model to ask there")
-        if not _is_web_address(self.endpoint):
-            raise ValueError(
-                f"endpoint is {self.endpoint!r}; expected an address such as https://host/v1, no user name"
-            )
-        return self
 
 
 class DataSection(Section):
@@ -162,32 +125,51 @@ class PromptSection(Section):
     learn: Literal["answer", "everything"] = Field("answer", description="which tokens the loss is taken over")
 
 
-class LoraSection(Section):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
-
-    rank: int = Field(16, ge=1, le=1024, description="rank of the update matrices")
-    alpha: float = Field(32, gt=0, description="scale: updates are multiplied by alpha / rank")
-    dropout: Share = Field(0.0, description="dropout before the adapter; on a CPU it costs a third of the speed")
-    targets: tuple[str, ...] = Field(("all-linear",), min_length=1, description="module names, or all-linear")
+Method = Literal["lora", "full", "qlora", "freeze", "ia3", "prompt-tuning"]
+Schedule = Literal[
+    "constant",
+    "linear",
+    "cosine",
+    "step",
+    "exponential",
+    "polynomial",
+    "inverse-square-root",
+    "warmup-stable-decay",
+    "cosine-restarts",
+]
 
 
 class TrainSection(Section):
     """How the model is fine-tuned."""
 
-    method: Literal["lora", "full"] = Field("lora", description="low-rank adapters, or every weight")
-    lora: LoraSection = Field(default_factory=LoraSection, description="settings of the method lora")
+    method: Method = Field("lora", description="low-rank adapters, every weight, or another of the methods")
+    lora: LoraSection = Field(default_factory=LoraSection, description="settings of the methods lora and qlora")
+    freeze: FreezeSection = Field(default_factory=FreezeSection, description="settings of the method freeze")
+    ia3: Ia3Section = Field(default_factory=Ia3Section, description="settings of the method ia3")
+    prompt_tuning: PromptTuningSection = Field(
+        default_factory=PromptTuningSection, description="settings of the method prompt-tuning"
+    )
     epochs: float = Field(3, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     examples_per_step: int = Field(16, ge=1, description="dialogues in one optimizer step, on any machine")
     tokens_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="padded tokens that go through at once"
     )
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="peak learning rate")
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course after the warm-up")
+    learning_rate: float = Field(
+        2e-4, gt=0, le=1, description="peak learning rate; ia3 and prompt-tuning need 10 to 100 times more"
+    )
+    schedule: Schedule = Field("cosine", description="course after the warm-up")
+    schedule_options: ScheduleSection = Field(
+        default_factory=ScheduleSection, description="what some of the schedules need"
+    )
     warmup: float = Field(0.05, ge=0, description="warm-up: a share of all steps below 1, a number of steps from 1 on")
-    optimizer: Literal["adamw", "adafactor"] = Field("adamw", description="AdamW, or Adafactor (less memory)")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay")
+    optimizer: Literal["adamw", "adafactor", "adamw-8bit", "muon"] = Field(
+        "adamw", description="AdamW, Adafactor (less memory), AdamW in 8 bits, or Muon for the hidden matrices"
+    )
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay; norms and biases have none")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    neftune: float = Field(0.0, ge=0, le=100, description="noise on the embeddings while training; 5 is usual, 0: none")
+    label_smoothing: Share = Field(0.0, description="share of each target spread over the whole vocabulary")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 where the processor has it")
     evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: two an epoch")
     patience: int = Field(0, ge=0, description="stop after this many validations without a better one; 0: never")
@@ -205,6 +187,12 @@ class TrainSection(Section):
     trackers: tuple[str, ...] = Field(
         (), description="some of tensorboard, mlflow, wandb, trackio; offline in the run folder"
     )
+
+    @model_validator(mode="after")
+    def _packed_weights_stay(self) -> TrainSection:
+        if self.method == "qlora" and self.lora.variant in ("pissa", "olora"):
+            raise ValueError(f"the variant {self.lora.variant} changes weights that qlora packs; use another, or lora")
+        return self
 
 
 class EvaluateSection(Section):
@@ -299,16 +287,6 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
-
-
-def _is_web_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
-        )
-    except ValueError:  # a port that is no number
-        return False
 
 
 def _read(path: str | Path | None) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+BLOCKS = " ▁▂▃▄▅▆▇█"
 EVERY = 15.0  # seconds between two lines of a log
 
 
@@ -79,6 +81,28 @@ class Terminal:
             self.bars.stop()
             self.bars = None
         self.task = ""
+
+
+def plot(values: Sequence[float], width: int = 64, height: int = 10) -> str:
+    """Values from left to right as a text of `height` lines, the largest and zero written beside them."""
+    signs = BLOCKS if _can_write(BLOCKS) else " .:#"
+    width, top = min(width, len(values)), max(*values, 0.0) or 1.0
+    heights = [height * values[place * (len(values) - 1) // max(width - 1, 1)] / top for place in range(width)]
+    lines = []
+    for row in reversed(range(height)):
+        label = f"{top:.3g}" if row == height - 1 else "0" if row == 0 else ""
+        filled = (min(max(own - row, 0.0), 1.0) for own in heights)
+        lines.append(f"{label:>9} |" + "".join(signs[round(share * (len(signs) - 1))] for share in filled).rstrip())
+    ends = f"step 1{f'step {len(values):,}':>{max(width - 6, 0)}}" if width > 16 else f"{len(values)} steps"
+    return "\n".join([*lines, " " * 11 + ends])
+
+
+def _can_write(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _clock(seconds: float) -> str:

@@ -21,7 +21,8 @@ from residency.data.synthesise.passages import Passage, documents
 from residency.data.synthesise.sections import sections
 from residency.data.synthesise.words import sentences, words
 from residency.errors import UserError
-from residency.recipe import Recipe, SynthesiseSection
+from residency.recipe import Recipe
+from residency.sections import SynthesiseSection
 
 ASTHMA = """\
 ---

@@ -9,6 +9,7 @@ import torch
 from residency import models
 from residency.prompts import Example
 from residency.recipe import LoraSection, ModelSection, TrainSection
+from residency.train.adapters import attach_lora
 from residency.train.forecast import matrix_product_speed, summarise
 
 EXAMPLES = [Example(tuple(range(40)), 10)] * 12
@@ -30,7 +31,7 @@ def test_parameters_and_bytes_are_those_of_the_model(model: Any) -> None:
 
 def test_lora_holds_fewer_gradients_and_does_less_work(model: Any) -> None:
     full = summarise(model, EXAMPLES, TrainSection(method="full"), steps=3, tokens_per_batch=256)
-    adapted = models.attach_lora(model, LoraSection(rank=2))
+    adapted = attach_lora(model, LoraSection(rank=2))
     lora = summarise(adapted, EXAMPLES, TrainSection(method="lora"), steps=3, tokens_per_batch=256)
     assert lora.gradients < full.gradients / 4
     assert lora.flops_per_step < full.flops_per_step

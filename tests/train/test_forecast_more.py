@@ -10,6 +10,7 @@ import torch
 from residency import models
 from residency.prompts import Example
 from residency.recipe import LoraSection, ModelSection, TrainSection
+from residency.train.adapters import attach_lora
 from residency.train.forecast import Summary, summarise
 
 EXAMPLES = [Example(tuple(range(40)), 10)] * 12
@@ -31,7 +32,7 @@ def test_adapters_of_rank_r_learn_r_numbers_for_each_row_and_column(neox: Any) -
         if isinstance(module, torch.nn.Linear) and module is not neox.get_output_embeddings()
     ]
     before = sum(parameter.numel() for parameter in neox.parameters())
-    found = summary(models.attach_lora(neox, LoraSection(rank=3)), method="lora")
+    found = summary(attach_lora(neox, LoraSection(rank=3)), method="lora")
     assert found.trainable == sum(3 * (module.in_features + module.out_features) for module in linear)
     assert found.parameters == before + found.trainable
 
@@ -39,7 +40,7 @@ def test_adapters_of_rank_r_learn_r_numbers_for_each_row_and_column(neox: Any) -
 def test_frozen_weights_in_bf16_take_two_bytes_each(neox_folder: Path) -> None:
     base = models.load_base(ModelSection(base=str(neox_folder)), torch.bfloat16)
     count = sum(parameter.numel() for parameter in base.parameters())
-    found = summary(models.attach_lora(base, LoraSection(rank=2)), method="lora")
+    found = summary(attach_lora(base, LoraSection(rank=2)), method="lora")
     assert found.weights == 2 * count + 4 * found.trainable  # adapters learn, so they stay in float32
     assert found.gradients == 4 * found.trainable
 

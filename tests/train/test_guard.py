@@ -14,8 +14,10 @@ from residency.cli import app
 from residency.errors import UserError
 from residency.progress import Silent
 from residency.prompts import Example, Prompt
-from residency.recipe import LoraSection, Recipe
+from residency.recipe import Recipe
+from residency.sections import LoraSection
 from residency.train import fit
+from residency.train.adapters import attach_lora
 from residency.train.guard import DEAD_AFTER, Guard, dead_adapters, last_good
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
 from residency.train.watch import ADVICE, FATAL, Curves, Finding
@@ -202,7 +204,7 @@ def test_what_was_said_before_a_resume_is_not_said_again() -> None:
 
 
 def adapted(folder: Path, filled: float) -> Any:
-    model = models.attach_lora(AutoModelForCausalLM.from_pretrained(folder), LoraSection(rank=2, targets=("q_proj",)))
+    model = attach_lora(AutoModelForCausalLM.from_pretrained(folder), LoraSection(rank=2, targets=("q_proj",)))
     for name, weight in model.named_parameters():
         if "lora_B" in name and "layers.1." in name:
             torch.nn.init.constant_(weight, filled)

@@ -142,7 +142,7 @@ def refused(raw: dict[str, Any], folder: Path, **settings: Any) -> str:
         ("full/model", {}, "whole weights, and train.method is lora; expected an adapter; set model.base to it"),
         ("lora", {"lora": {"rank": 8}}, "its rank is 16, and train.lora.rank is 8; .*set train.lora.rank=16"),
         ("lora", {"lora": {"alpha": 16}}, "its alpha is 32, and train.lora.alpha is 16"),
-        ("lora", {"lora": {"targets": ["q_proj"]}}, r"is \[16, \d+\] there and absent here.*train.lora.targets"),
+        ("lora", {"lora": {"targets": ["q_proj"]}}, r"is \[16, \d+\] there and absent here.*method and targets"),
     ],
 )
 def test_what_can_not_be_gone_on_from_is_one_line(

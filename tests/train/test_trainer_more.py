@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
-from residency import models
 from residency.batches import collate
 from residency.prompts import Example
 from residency.recipe import LoraSection
+from residency.train.adapters import attach_lora
 from residency.train.trainer import SHORT, ResidencyTrainer
 
 EXAMPLES = [Example(tuple((7 * n + place) % 380 + 3 for place in range(6 + 5 * n)), 2 + n % 4) for n in range(8)]
@@ -35,7 +35,7 @@ def load(folder: Path) -> Any:
 def adapted(folder: Path) -> Any:
     """A model with adapters that already differ from nothing, so that every one of them has a gradient."""
     torch.manual_seed(1)
-    model = models.attach_lora(load(folder), LoraSection(rank=2, targets=("all-linear",)))
+    model = attach_lora(load(folder), LoraSection(rank=2, targets=("all-linear",)))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -3,80 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from residency import environment, models
 from residency.progress import Progress, Silent
-from residency.prompts import Prompt
+from residency.prompts import Example, Prompt
 from residency.recipe import Recipe
-from residency.train import checkpoints, loop, start, trackers
-from residency.train.best import Judge, choosing
-from residency.train.forecast import Summary, matrix_product_speed, summarise
-from residency.train.guard import Guard, Stopped, restore
+from residency.train import adapters, checkpoints, loop, merge, schedules, start, trackers
+from residency.train.best import Judge
+from residency.train.forecast import summarise
+from residency.train.guard import Guard, restore
+from residency.train.results import Ending, TrainReport, report_of
+from residency.train.setup import Setup, arguments, build_model, setup_of
 from residency.train.steps import places_of
 from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
-from residency.train.watch import Finding
 from residency.workspace import Run, replacing
 
-CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
-GPU_TOKENS = 16384
-VALIDATIONS_PER_EPOCH = 2
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How this machine goes through the recipe's steps."""
-
-    precision: str
-    device: torch.device
-    steps: int
-    steps_per_epoch: int
-    tokens_per_batch: int
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What training took and what it reached. Seconds, bytes, tokens; losses in nats a token.
-
-    `best_value` is what `best_by` was at `best_step`. Where `averaged` names steps, the model is the mean of them.
-    Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`.
-    """
-
-    method: str
-    steps: int
-    examples: int
-    answer_tokens: int
-    total_tokens: int
-    padding_share: float
-    seconds: float
-    tokens_per_second: float
-    mfu: float
-    peak_memory_bytes: int
-    precision: str
-    device: str
-    best_step: int
-    best_validation_loss: float | None
-    stopped_early: bool
-    stopped_by: str | None
-    stopped_at: int | None
-    restored_step: int | None
-    diagnosis: list[Finding]
-    summary: dict[str, Any]
-    environment: dict[str, str]
-    best_by: str = "loss"
-    best_value: float | None = None
-    averaged: list[int] = field(default_factory=list)
-    averaged_validation_loss: float | None = None
-    continued_from: dict[str, Any] | None = None
+START = f"{checkpoints.FOLDER}/start"
 
 
 def train(
@@ -89,13 +38,13 @@ def train(
     judge: Judge | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainReport:
-    """Fine-tune the recipe's model on the run's prepared data; leaves `model/` (merged) and, for LoRA, `adapter/`.
+    """Fine-tune the recipe's model on the run's prepared data; leaves `model/` (merged) and for adapters `adapter/`.
 
     `judge` answers validation questions where `train.best_by` asks for it; `callbacks` are called as transformers does.
 
     Raises:
-        UserError: the data was not prepared, a setting does not fit the model, the disk is full, memory ran out, or the
-            loss diverged before there was a checkpoint to fall back on.
+        UserError: the data was not prepared, a setting does not fit the model, the disk is full, memory ran out,
+            merging changes what the model says, or the loss diverged before there was a checkpoint to fall back on.
         Interrupted: stopped by the user; `resume` goes on from the last checkpoint, or begins where there is none.
     """
     progress = progress or Silent()
@@ -104,21 +53,21 @@ def train(
         prompt.examples(((d.question, d.answer, d.before) for d in run.dialogues(split)), recipe.model.max_length)
         for split in ("train", "validation")
     )
-    setup = _setup(recipe, len(examples))
+    setup = setup_of(recipe, len(examples))
     longest = max(len(example) for example in examples)
     with trackers.offline(recipe.train.trackers, run.folder), told_plainly(run, setup.tokens_per_batch, longest):
-        arguments = _arguments(recipe, run, setup, validated=bool(validation))
+        options = arguments(recipe, run, setup, validated=bool(validation))
         checkpoint = loop.resumable(run, progress) if resume else None
         begun = start.find(recipe, run) if checkpoint is None else None
-        model = _begin(recipe, begun, setup, progress)
+        if checkpoint is None:
+            run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
+        model = _begin(recipe, run, begun, setup, progress)
         summary = summarise(model, examples, recipe.train, setup.steps, setup.tokens_per_batch)
         progress.table("Model and run", summary.rows())
         continued_from = _continued_from(checkpoint, begun)
-        if checkpoint is None:
-            run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
         trainer = ResidencyTrainer(
             model=model,
-            args=arguments,
+            args=options,
             train_dataset=examples,
             eval_dataset=validation or None,
             validation=validation,
@@ -129,44 +78,44 @@ def train(
             origin=checkpoints.origin_of(recipe, run, continued_from),
             metrics=run.path(checkpoints.METRICS),
             kept=max(checkpoints.KEPT, recipe.train.average_last or 0),
+            rate=schedules.factor(recipe.train, setup.steps),
+            smoothing=recipe.train.label_smoothing,
+            muon=recipe.train.optimizer == "muon",
         )
-        metrics = _record(trainer, run, progress, checkpoint)
-        guard = Guard(metrics, progress, lambda step: _rows(run, recipe, step))
-        trainer.add_callback(guard)
-        if recipe.train.patience and validation:
-            trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=recipe.train.patience))
-        loop.go(trainer, checkpoint, progress)
-        stopped = restore(trainer, guard.watch) if guard.watch.fatal else None
-        if stopped:
-            progress.say(
-                f"Training stopped; the model is that of step {stopped.restored_step}, from before the trouble"
-            )
-        ending = {} if stopped else loop.keep(trainer, recipe, progress)
-        _save(trainer, recipe, run, prompt)
-        report = _report(trainer, setup, summary, metrics, diagnosis=guard.findings(), stopped=stopped)
-        report = replace(report, **ending, continued_from=continued_from)
+        ending = _go(trainer, recipe, run, progress, checkpoint)
+        agreement = _save(trainer, recipe, run, prompt, validation or examples)
+        report = replace(report_of(trainer, setup, summary, ending, agreement), continued_from=continued_from)
         run.write_json("train.json", asdict(report))
     checkpoints.discard(run.folder / checkpoints.FOLDER)
     return report
 
 
-def _begin(recipe: Recipe, begun: start.Start | None, setup: Setup, progress: Progress) -> Any:
+def _go(trainer: ResidencyTrainer, recipe: Recipe, run: Run, progress: Progress, checkpoint: Path | None) -> Ending:
+    """Train to the end, watched, and put the weights that training ends with into the model."""
+    metrics = _record(trainer, run, progress, checkpoint)
+    guard = Guard(metrics, progress, lambda step: _rows(run, recipe, step))
+    trainer.add_callback(guard)
+    if recipe.train.patience and trainer.validation:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=recipe.train.patience))
+    loop.go(trainer, checkpoint, progress)
+    stopped = restore(trainer, guard.watch) if guard.watch.fatal else None
+    if stopped:
+        progress.say(f"The model is that of step {stopped.restored_step}, from before the trouble")
+    chosen = {} if stopped else loop.keep(trainer, recipe, progress)
+    return Ending(metrics, guard.findings(), stopped, chosen)
+
+
+def _begin(recipe: Recipe, run: Run, begun: start.Start | None, setup: Setup, progress: Progress) -> Any:
     """The model to train, with the weights of an earlier training where the recipe names one."""
     if begun is None:
-        return _model(recipe, setup, progress)
+        model = build_model(recipe, setup, progress)
+        if recipe.train.method == "lora" and recipe.train.lora.variant in adapters.CHANGES_THE_BASE:
+            _keep_start(model, run)
+        return model
     progress.say(f"Training goes on from the {begun.kind} in {begun.folder}")
-    model = _model(begun.under(recipe), setup, progress)
+    model = build_model(begun.under(recipe), setup, progress)
     begun.fill(model, recipe)
     return model
-
-
-def finished(run: Run) -> TrainReport | None:
-    """The report of a training that has come to its end in this folder; none where it has not."""
-    if not (run.folder / "train.json").is_file():
-        return None
-    found = run.read_json("train.json", "train")
-    checkpoints.discard(run.folder / checkpoints.FOLDER)  # a kill may have left them
-    return TrainReport(**{**found, "diagnosis": [Finding(**finding) for finding in found["diagnosis"]]})
 
 
 def _continued_from(checkpoint: Path | None, begun: start.Start | None) -> dict[str, Any] | None:
@@ -175,67 +124,6 @@ def _continued_from(checkpoint: Path | None, begun: start.Start | None) -> dict[
         return begun.as_dict() if begun else None
     found: dict[str, Any] | None = checkpoints.manifest_of(checkpoint).get("continued_from")
     return found
-
-
-def _setup(recipe: Recipe, examples: int) -> Setup:
-    """bf16 where the processor computes in it, micro-batches of a size that this device is fast at."""
-    section, device = recipe.train, models.device()
-    fast = "bf16" if models.computes_bf16() else "fp32"
-    default = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
-    steps_per_epoch = math.ceil(examples / section.examples_per_step)
-    return Setup(
-        precision=fast if section.precision == "auto" else section.precision,
-        device=device,
-        steps=section.max_steps or math.ceil(section.epochs * steps_per_epoch),
-        steps_per_epoch=steps_per_epoch,
-        tokens_per_batch=default if section.tokens_per_batch == "auto" else section.tokens_per_batch,
-    )
-
-
-def _model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
-    """The model to train: frozen weights may be bf16, weights that learn stay in float32 and are cast as they go."""
-    frozen = recipe.train.method == "lora"
-    dtype = torch.bfloat16 if setup.precision == "bf16" and frozen else torch.float32
-    attention = recipe.model.attention
-    if attention == "auto":
-        attention = "eager" if setup.device.type == "cpu" else "sdpa"
-    torch.manual_seed(recipe.train.seed)
-    model = models.load_base(recipe.model, dtype, attention, progress)
-    return models.attach_lora(model, recipe.train.lora) if frozen else model
-
-
-def _arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> TrainingArguments:
-    section = recipe.train
-    every = section.evaluate_every or max(1, round(setup.steps_per_epoch / VALIDATIONS_PER_EPOCH))
-    warmup = section.warmup if section.warmup >= 1 else math.ceil(section.warmup * setup.steps)
-    schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-    return TrainingArguments(
-        output_dir=str(run.path("checkpoints")),
-        per_device_train_batch_size=section.examples_per_step,
-        max_steps=setup.steps,
-        learning_rate=section.learning_rate,
-        lr_scheduler_type=schedules[section.schedule],
-        warmup_steps=int(warmup),
-        optim="adafactor" if section.optimizer == "adafactor" else "adamw_torch_fused",
-        weight_decay=section.weight_decay,
-        max_grad_norm=section.clip,
-        bf16=setup.precision == "bf16",
-        use_cpu=setup.device.type == "cpu",
-        seed=section.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if validated else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        restore_callback_states_from_checkpoint=True,
-        **choosing(section, validated=validated),
-        remove_unused_columns=False,
-        dataloader_pin_memory=setup.device.type == "cuda",
-        disable_tqdm=True,
-        report_to=list(section.trackers) or "none",
-        run_name=recipe.name,
-    )
 
 
 def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint: Path | None) -> list[dict[str, Any]]:
@@ -269,19 +157,31 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint:
     return metrics
 
 
-def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -> None:
+def _keep_start(model: Any, run: Run) -> None:
+    """The adapter before its first step: what a variant took out of the base's weights is told apart by it."""
+    with models.quiet_libraries():
+        model.save_pretrained(str(run.path(START)))
+
+
+def _save(
+    trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt, examples: Sequence[Example]
+) -> merge.Agreement | None:
     """The best model as plain transformers loads it, merged in float32; the adapter apart."""
-    if recipe.train.method == "lora":
-        with replacing(run.path("adapter")) as adapter:
-            trainer.model.save_pretrained(str(adapter))
-        model = models.merge_lora(recipe.model, run.path("adapter"))
-    else:
-        model = trainer.model
+    model, adapter, agreement = trainer.model, run.path("adapter"), None
+    if recipe.train.method in adapters.ON_A_BASE:
+        start = str(run.path(START)) if run.path(START).is_dir() else None
+        with replacing(adapter) as folder, models.quiet_libraries():
+            trainer.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=start)
+        model, agreement = merge.merged(recipe, adapter, examples, trainer.pad_id)
     model.generation_config.eos_token_id = prompt.stop_ids
     model.generation_config.pad_token_id = prompt.tokenizer.pad_token_id
     with replacing(run.path("model")) as folder, models.quiet_libraries():
-        model.save_pretrained(folder)
+        if recipe.train.method == "prompt-tuning":
+            merge.save_on_base(model, recipe, adapter, folder)
+        else:
+            model.save_pretrained(folder)
         prompt.tokenizer.save_pretrained(folder)
+    return agreement
 
 
 def _rows(run: Run, recipe: Recipe, step: int) -> list[int]:
@@ -289,60 +189,3 @@ def _rows(run: Run, recipe: Recipe, step: int) -> list[int]:
     rows = [dialogue.row for dialogue in run.dialogues("train")]
     places = places_of(step, recipe.train.examples_per_step, len(rows), recipe.train.seed)
     return sorted({rows[place] for place in places})
-
-
-def _report(
-    trainer: ResidencyTrainer,
-    setup: Setup,
-    summary: Summary,
-    metrics: list[dict[str, Any]],
-    *,
-    diagnosis: list[Finding],
-    stopped: Stopped | None,
-) -> TrainReport:
-    device, counts, steps = setup.device, trainer.counts, trainer.state.global_step
-    validations = {row["step"]: row["validation_loss"] for row in metrics if "validation_loss" in row}
-    best = stopped.restored_step if stopped else trainer.state.best_global_step or steps
-    return TrainReport(
-        method=summary.method,
-        steps=steps,
-        examples=summary.examples,
-        answer_tokens=counts.answer_tokens,
-        total_tokens=counts.total_tokens,
-        padding_share=1 - counts.total_tokens / max(counts.padded_tokens, 1),
-        seconds=metrics[-1]["seconds"],
-        tokens_per_second=counts.total_tokens / max(counts.step_seconds, 1e-9),
-        mfu=_mfu(summary, counts, steps, setup),
-        peak_memory_bytes=peak_memory(device),
-        precision=setup.precision,
-        device=torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-        best_step=best,
-        best_validation_loss=validations.get(best),
-        stopped_early=steps < summary.steps,
-        stopped_by=stopped.stopped_by if stopped else None,
-        stopped_at=stopped.stopped_at if stopped else None,
-        restored_step=stopped.restored_step if stopped else None,
-        diagnosis=diagnosis,
-        summary=summary.as_dict(),
-        environment=environment.describe(),
-    )
-
-
-def _mfu(summary: Summary, counts: Counts, steps: int, setup: Setup) -> float:
-    """Model FLOPs utilisation: the work of the steps over what a matrix product on this machine would have done."""
-    dtype = torch.bfloat16 if setup.precision == "bf16" else torch.float32
-    return summary.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that the GPU has held, or on a CPU the largest resident size of this process so far."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

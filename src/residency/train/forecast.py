@@ -12,7 +12,7 @@ import torch
 from residency.prompts import Example
 from residency.recipe import TrainSection
 
-OPTIMIZER_BYTES = {"adamw": 8, "adafactor": 0.1}  # a trainable parameter; Adafactor keeps rows and columns only
+OPTIMIZER_BYTES = {"adamw": 8, "adafactor": 0.1, "adamw-8bit": 2, "muon": 4}  # a trainable parameter
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from residency import models
 from residency.errors import UserError
 from residency.recipe import Recipe
+from residency.train import adapters
 from residency.train.checkpoints import fault_of
 from residency.workspace import MANIFEST, RECIPE, Run, sha256
 
@@ -43,7 +44,7 @@ class Start:
             UserError: they are of another shape.
         """
         if self.kind == "adapter":
-            models.fill_adapter(model, Path(self.folder), recipe.train.lora)
+            adapters.fill(model, Path(self.folder), recipe.train)
 
 
 def find(recipe: Recipe, run: Run) -> Start | None:
@@ -62,15 +63,20 @@ def find(recipe: Recipe, run: Run) -> Start | None:
     if fault:
         raise _refused(named, f"a damaged checkpoint ({fault})", "a whole one")
     if (folder / ADAPTER).is_file():
-        if recipe.train.method == "full":
-            raise _refused(named, "an adapter, and train.method is full", "whole weights", "use train.method=lora")
+        if recipe.train.method in adapters.WHOLE:
+            raise _refused(
+                named,
+                f"an adapter, and train.method is {recipe.train.method}",
+                "whole weights",
+                "use train.method=lora",
+            )
         return Start(str(folder), "adapter", sha256(folder / ADAPTER))
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
         raise _refused(
             named, "holds no adapter and no model", "a folder that training left: adapter, model, checkpoint"
         )
-    if recipe.train.method != "full":
+    if recipe.train.method not in adapters.WHOLE:
         raise _refused(
             named, f"whole weights, and train.method is {recipe.train.method}", "an adapter", "set model.base to it"
         )
@@ -85,7 +91,7 @@ def _folder(named: Path, recipe: Recipe) -> Path:
         raise _refused(named, what, "a run folder, or its adapter, model or checkpoint")
     if not (named / RECIPE).is_file():
         return named
-    inner = named / ("model" if recipe.train.method == "full" else "adapter")
+    inner = named / ("model" if recipe.train.method in adapters.WHOLE else "adapter")
     if not inner.is_dir():
         raise _refused(named, f"a run without {inner.name}/", f"one trained to its end with {recipe.train.method}")
     return inner

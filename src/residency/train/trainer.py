@@ -15,6 +15,7 @@ from residency.loss import token_losses
 from residency.prompts import Example
 from residency.train.best import Judge
 from residency.train.checkpoints import CommittedCheckpoints
+from residency.train.optimizers import muon as muon_for
 from residency.train.steps import EpochSampler, StepCollator
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
@@ -45,10 +46,15 @@ class ResidencyTrainer(CommittedCheckpoints):
         pad_id: int,
         tokens_per_batch: int,
         judge: Judge | None = None,
+        rate: Callable[[int], float] | None = None,
+        smoothing: float = 0.0,
+        muon: bool = False,
         **options: Any,
     ) -> None:
+        """`rate` gives the share of the learning rate at a step; `smoothing` is of the labels, in training alone."""
         super().__init__(data_collator=StepCollator(pad_id, tokens_per_batch), **options)
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
+        self.rate, self.smoothing, self.muon = rate, smoothing, muon
         self.counts = Counts()
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
@@ -58,6 +64,26 @@ class ResidencyTrainer(CommittedCheckpoints):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
         return None  # training_step counts the answer tokens itself
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """transformers' own, or Muon, which it has not."""
+        if self.optimizer is None and self.muon:
+            decayed = self.get_decay_parameter_names(self.model)
+            self.optimizer = muon_for(self.model, decayed, self.args.learning_rate, self.args.weight_decay)
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The course that was handed in, or transformers' own where none was."""
+        chosen: Any = optimizer or self.optimizer
+        if self.lr_scheduler is None and self.rate is not None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, self.rate)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """All but norms, biases and other vectors: a decayed magnitude or factor would wear down what is frozen."""
+        vectors = {name for name, parameter in model.named_parameters() if max(parameter.shape) == parameter.numel()}
+        return [name for name in super().get_decay_parameter_names(model) if name not in vectors]
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -71,7 +97,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         for batch in batches:
             self._choose_attention(batch["input_ids"].shape[1])
             with self.compute_loss_context_manager():
-                share = token_losses(model, batch)[0].sum() / max(total, 1)
+                share = token_losses(model, batch, self.smoothing)[0].sum() / max(total, 1)
             self.accelerator.backward(share)
             loss += share.detach()
         self.counts.answer_tokens += total

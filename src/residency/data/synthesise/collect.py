@@ -17,7 +17,7 @@ from residency.data.synthesise.passages import Document, documents
 from residency.data.synthesise.replies import Replies
 from residency.errors import UserError, listed
 from residency.progress import Silent
-from residency.recipe import SynthesiseSection
+from residency.sections import SynthesiseSection
 
 EXACT = "exact duplicate"
 NEAR = "near duplicate"

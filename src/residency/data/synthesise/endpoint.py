@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from residency.errors import UserError
-from residency.recipe import SynthesiseSection
+from residency.sections import SynthesiseSection
 
 FIRST_WAIT = 1.0  # seconds before the second try, doubled before each later one
 LONGEST_WAIT = 60.0  # seconds

@@ -1,0 +1,119 @@
+"""What sections of a recipe are, and the settings of each training method, schedule and way to make pairs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, and a loaded recipe can't be changed in place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+LoraVariant = Literal["standard", "rslora", "dora", "pissa", "olora"]
+
+
+class LoraSection(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(16, ge=1, le=1024, description="rank of the update matrices")
+    alpha: float = Field(32, gt=0, description="scale: updates are multiplied by alpha / rank")
+    dropout: Share = Field(0.0, description="dropout before the adapter; on a CPU it costs a third of the speed")
+    targets: tuple[str, ...] = Field(("all-linear",), min_length=1, description="module names, or all-linear")
+    variant: LoraVariant = Field(
+        "standard", description="scale by the root of the rank (rslora), directions apart (dora), or another start"
+    )
+
+
+class FreezeSection(Section):
+    """Every weight is frozen but the last layers and the norm after them."""
+
+    train_last: int = Field(2, ge=0, description="how many of the last layers learn")
+    head: bool = Field(False, description="learn the output head too; where it is tied, the embeddings with it")
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> FreezeSection:
+        if not self.train_last and not self.head:
+            raise ValueError("train_last is 0 and head is false: nothing would learn; set one of them")
+        return self
+
+
+class Ia3Section(Section):
+    """Learnt factors on keys, values and feed-forward layers (Liu et al. 2022, arXiv:2205.05638)."""
+
+    targets: tuple[str, ...] = Field((), description="module names; peft's own for the architecture when left out")
+    feedforward: tuple[str, ...] = Field((), description="those of the targets whose input is scaled, not the output")
+
+
+class PromptTuningSection(Section):
+    """Learnt embeddings before each prompt (Lester et al. 2021, arXiv:2104.08691)."""
+
+    virtual_tokens: int = Field(20, ge=1, le=1000, description="how many embeddings are learnt")
+
+
+class ScheduleSection(Section):
+    """What some courses of the learning rate need to know."""
+
+    floor: Share = Field(0.0, description="of any schedule: it ends at this share of the peak")
+    drops: int = Field(3, ge=1, le=100, description="of step: how often the rate drops, at equal distances")
+    drop: float = Field(0.5, gt=0, lt=1, description="of step: what a drop multiplies the rate by")
+    end: float = Field(0.01, gt=0, lt=1, description="of exponential: the share of the peak that it ends at")
+    power: float = Field(2.0, gt=0, le=10, description="of polynomial: its power; 1 is linear")
+    timescale: int | None = Field(None, ge=1, description="of inverse-square-root: steps; the warm-up when left out")
+    decay: float = Field(0.2, gt=0, le=1, description="of warmup-stable-decay: share of the steps that decay")
+    cycles: int = Field(3, ge=1, le=100, description="of cosine-restarts: how many cosines follow each other")
+
+
+class SynthesiseSection(Section):
+    """How documents become question-answer pairs: by rules, by a model, or by both."""
+
+    by: tuple[Literal["rules", "model"], ...] = Field(
+        ("rules",), min_length=1, description="rules (headings, FAQs, glossaries), model, or both"
+    )
+    endpoint: str | None = Field(
+        None, description="base address of an OpenAI-compatible API; the run's own model when left out"
+    )
+    model: str | None = Field(None, description="name of the model at the endpoint")
+    key_env: str | None = Field(
+        "OPENAI_API_KEY", description="environment variable that holds the endpoint's key; null where it needs none"
+    )
+    temperature: float | None = Field(None, ge=0, le=2, description="sampling at the endpoint; its own when left out")
+    timeout: float = Field(60, gt=0, le=3600, description="seconds to wait for the endpoint")
+    retries: int = Field(4, ge=0, le=20, description="further tries when the endpoint is busy or fails")
+    at_once: int = Field(4, ge=1, le=256, description="passages that a model is asked about at once")
+    passage_words: int = Field(200, ge=20, description="longest passage in words; one long sentence may go over it")
+    pairs: int = Field(3, ge=1, le=20, description="pairs that a model is asked for from one passage")
+    grounded: float = Field(0.7, ge=0, le=1, description="least share of an answer's words that its passage has")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two pairs are one")
+
+    @model_validator(mode="after")
+    def _endpoint_is_whole(self) -> SynthesiseSection:
+        if self.endpoint is None:
+            if self.model is not None:
+                raise ValueError("model names one at an endpoint: add the endpoint, or leave out model")
+            return self
+        if "model" not in self.by:
+            raise ValueError("endpoint is asked only where by has model: add it, or leave out endpoint")
+        if not self.model:
+            raise ValueError("endpoint needs model, the name of the model to ask there")
+        if not _is_web_address(self.endpoint):
+            raise ValueError(
+                f"endpoint is {self.endpoint!r}; expected an address such as https://host/v1, no user name"
+            )
+        return self
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        )
+    except ValueError:  # a port that is no number
+        return False

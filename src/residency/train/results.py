@@ -1,0 +1,131 @@
+"""What training took and what it reached, as train.json holds it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from residency import environment
+from residency.train import checkpoints
+from residency.train.forecast import Summary, matrix_product_speed
+from residency.train.guard import Stopped
+from residency.train.merge import Agreement
+from residency.train.setup import Setup
+from residency.train.trainer import Counts, ResidencyTrainer
+from residency.train.watch import Finding
+from residency.workspace import Run
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a training went: its rows of metrics, what they showed, why it was stopped, which weights were chosen."""
+
+    metrics: list[dict[str, Any]]
+    diagnosis: list[Finding]
+    stopped: Stopped | None
+    chosen: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What training took and what it reached. Seconds, bytes, tokens; losses in nats a token.
+
+    `best_value` is what `best_by` was at `best_step`. Where `averaged` names steps, the model is the mean of them.
+    Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`.
+    """
+
+    method: str
+    steps: int
+    examples: int
+    answer_tokens: int
+    total_tokens: int
+    padding_share: float
+    seconds: float
+    tokens_per_second: float
+    mfu: float
+    peak_memory_bytes: int
+    precision: str
+    device: str
+    best_step: int
+    best_validation_loss: float | None
+    stopped_early: bool
+    stopped_by: str | None
+    stopped_at: int | None
+    restored_step: int | None
+    diagnosis: list[Finding]
+    merge: Agreement | None
+    summary: dict[str, Any]
+    environment: dict[str, str]
+    best_by: str = "loss"
+    best_value: float | None = None
+    averaged: list[int] = field(default_factory=list)
+    averaged_validation_loss: float | None = None
+    continued_from: dict[str, Any] | None = None
+
+
+def finished(run: Run) -> TrainReport | None:
+    """The report of a training that has come to its end in this folder; none where it has not."""
+    if not (run.folder / "train.json").is_file():
+        return None
+    found = run.read_json("train.json", "train")
+    checkpoints.discard(run.folder / checkpoints.FOLDER)  # a kill may have left them
+    diagnosis = [Finding(**finding) for finding in found["diagnosis"]]
+    return TrainReport(**{**found, "diagnosis": diagnosis, "merge": found["merge"] and Agreement(**found["merge"])})
+
+
+def report_of(
+    trainer: ResidencyTrainer, setup: Setup, summary: Summary, ending: Ending, agreement: Agreement | None
+) -> TrainReport:
+    """What a training that has come to its end took and reached."""
+    metrics, stopped = ending.metrics, ending.stopped
+    device, counts, steps = setup.device, trainer.counts, trainer.state.global_step
+    validations = {row["step"]: row["validation_loss"] for row in metrics if "validation_loss" in row}
+    best = stopped.restored_step if stopped else trainer.state.best_global_step or steps
+    return TrainReport(
+        method=summary.method,
+        steps=steps,
+        examples=summary.examples,
+        answer_tokens=counts.answer_tokens,
+        total_tokens=counts.total_tokens,
+        padding_share=1 - counts.total_tokens / max(counts.padded_tokens, 1),
+        seconds=metrics[-1]["seconds"],
+        tokens_per_second=counts.total_tokens / max(counts.step_seconds, 1e-9),
+        mfu=_mfu(summary, counts, steps, setup),
+        peak_memory_bytes=peak_memory(device),
+        precision=setup.precision,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        best_step=best,
+        best_validation_loss=validations.get(best),
+        stopped_early=steps < summary.steps,
+        stopped_by=stopped.stopped_by if stopped else None,
+        stopped_at=stopped.stopped_at if stopped else None,
+        restored_step=stopped.restored_step if stopped else None,
+        diagnosis=ending.diagnosis,
+        merge=agreement,
+        summary=summary.as_dict(),
+        environment=environment.describe(),
+        **ending.chosen,
+    )
+
+
+def _mfu(summary: Summary, counts: Counts, steps: int, setup: Setup) -> float:
+    """Model FLOPs utilisation: the work of the steps over what a matrix product on this machine would have done."""
+    dtype = torch.bfloat16 if setup.precision == "bf16" else torch.float32
+    return summary.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that the GPU has held, or on a CPU the largest resident size of this process so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,96 @@
+"""How a recipe is gone through on this machine: steps, precision, the model to train, transformers' arguments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from residency import models
+from residency.progress import Progress
+from residency.recipe import Recipe
+from residency.train import adapters, quantised
+from residency.train.best import choosing
+from residency.train.optimizers import NAMES
+from residency.workspace import Run
+
+CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
+GPU_TOKENS = 16384
+VALIDATIONS_PER_EPOCH = 2
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How this machine goes through the recipe's steps."""
+
+    precision: str
+    device: torch.device
+    steps: int
+    steps_per_epoch: int
+    tokens_per_batch: int
+
+
+def setup_of(recipe: Recipe, examples: int) -> Setup:
+    """bf16 where the processor computes in it, micro-batches of a size that this device is fast at."""
+    section, device = recipe.train, models.device()
+    fast = "bf16" if models.computes_bf16() else "fp32"
+    default = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
+    steps_per_epoch = math.ceil(examples / section.examples_per_step)
+    return Setup(
+        precision=fast if section.precision == "auto" else section.precision,
+        device=device,
+        steps=section.max_steps or math.ceil(section.epochs * steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        tokens_per_batch=default if section.tokens_per_batch == "auto" else section.tokens_per_batch,
+    )
+
+
+def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
+    """The model to train: frozen weights may be bf16, weights that learn stay in float32 and are cast as they go."""
+    section, attention = recipe.train, recipe.model.attention
+    frozen = section.method in adapters.ON_A_BASE
+    dtype = torch.bfloat16 if setup.precision == "bf16" and frozen else torch.float32
+    if attention == "auto":
+        attention = "eager" if setup.device.type == "cpu" else "sdpa"
+    if section.method == "qlora":
+        quantised.need("train.method qlora", setup.device)
+    if section.optimizer == "adamw-8bit":
+        quantised.need("train.optimizer adamw-8bit", setup.device)
+    load = quantised.load_packed if section.method == "qlora" else models.load_base
+    torch.manual_seed(section.seed)
+    return adapters.attach(load(recipe.model, dtype, attention, progress), section)
+
+
+def arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> TrainingArguments:
+    """The recipe in transformers' words."""
+    section = recipe.train
+    every = section.evaluate_every or max(1, round(setup.steps_per_epoch / VALIDATIONS_PER_EPOCH))
+    return TrainingArguments(
+        output_dir=str(run.path("checkpoints")),
+        per_device_train_batch_size=section.examples_per_step,
+        max_steps=setup.steps,
+        learning_rate=section.learning_rate,
+        optim=NAMES[section.optimizer],
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.clip,
+        neftune_noise_alpha=section.neftune or None,
+        bf16=setup.precision == "bf16",
+        use_cpu=setup.device.type == "cpu",
+        seed=section.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if validated else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        restore_callback_states_from_checkpoint=True,
+        **choosing(section, validated=validated),
+        remove_unused_columns=False,
+        dataloader_pin_memory=setup.device.type == "cuda",
+        disable_tqdm=True,
+        report_to=list(section.trackers) or "none",
+        run_name=recipe.name,
+    )
