@@ -14,6 +14,7 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, database=None)
 settings.register_profile("explore", max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and two threads in two processes starve each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

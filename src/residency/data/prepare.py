@@ -156,7 +156,8 @@ def _replies(recipe: Recipe, run: Run) -> Replies:
     """What a model has replied so far: another model's, or the same at another temperature, is another reply."""
     section = recipe.data.synthesise
     endpoint = section and section.endpoint and (section.endpoint, section.model, section.temperature)
-    return Replies(run.path("data/replies.jsonl"), str(endpoint or (recipe.model.base, recipe.model.revision)))
+    who = str(endpoint or (recipe.model.base, recipe.model.revision))
+    return Replies(run.path("data/replies.jsonl"), who, privacy.redacted if recipe.data.redact else str)
 
 
 def _synthesise(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from residency.data.synthesise.model import Ask
 
 
 class Replies:
-    """Replies by prompt, and by `who` was asked, in a JSONL file that grows by a line a reply."""
+    """Replies by prompt, and by `who` was asked, in a JSONL file that grows by a line a reply.
 
-    def __init__(self, file: Path, who: str) -> None:
-        self.file, self.who = file, who
+    `public` makes of a reply what may be written down.
+    """
+
+    def __init__(self, file: Path, who: str, public: Callable[[str], str] = str) -> None:
+        self.file, self.who, self.public = file, who, public
         self.lock = threading.Lock()  # an endpoint's replies come from several threads
         self.known = dict(_lines(file))
 
@@ -27,7 +31,7 @@ class Replies:
             self.known[key] = reply
             with self.file.open("a", encoding="utf-8") as file:
                 # A line of its own, also after one that a kill cut short.
-                file.write("\n" + json.dumps({"prompt": key, "reply": reply}, ensure_ascii=False) + "\n")
+                file.write("\n" + json.dumps({"prompt": key, "reply": self.public(reply)}, ensure_ascii=False) + "\n")
 
     def first(self, ask: Ask) -> Ask:
         """`ask` for the prompts alone that have no reply yet."""
