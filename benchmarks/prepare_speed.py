@@ -3,6 +3,7 @@
     python benchmarks/prepare_speed.py                        at a tenth, a quarter, half and all of 256,916 rows
     python benchmarks/prepare_speed.py --rows 25692 --repeats 3
     python benchmarks/prepare_speed.py --skip-plain           without the slow comparison
+    python benchmarks/prepare_speed.py --plain-at 256916      with the slow comparison at all rows: ten minutes
 
 Each job runs in a process of its own on a Parquet file that is made from the built-in clinic by a seed:
 
@@ -10,7 +11,7 @@ Each job runs in a process of its own on a Parquet file that is made from the bu
   folder: near-duplicates, audit and tokens included.
 * plain: the same rows cleaned with pandas, tokenised with `datasets.map`, near-duplicates by datasketch (128
   permutations, exact similarity of the pairs that it proposes), clusters split at random, the same files. No audit. It
-  is measured at the smallest number of rows, unless --plain-everywhere.
+  is measured at the smallest number of rows, unless --plain-at says otherwise.
 * tutorial: a notebook's few lines of pandas, which clean, tokenise and compare nothing.
 
 datasketch is installed beside the data, in the temporary folder, if it can't be imported. Prints a Markdown table with
@@ -74,7 +75,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=SIZES, help="numbers of rows; four up to 256,916")
     parser.add_argument("--repeats", type=int, default=1, help="times that each job runs; the median is shown")
     parser.add_argument("--skip-plain", action="store_true", help="without the plain comparison")
-    parser.add_argument("--plain-everywhere", action="store_true", help="the plain comparison at every number of rows")
+    parser.add_argument(
+        "--plain-at", type=int, nargs="+", help="rows of the plain comparison; the fewest when left out"
+    )
     parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)  # what a process of its own does
     arguments = parser.parse_args()
     if arguments.job:
@@ -93,7 +96,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> Iterator[Measured]:
         timed("generate", rows, source, folder, 1)
         yield timed("residency", rows, source, folder, arguments.repeats)
         yield timed("tutorial", rows, source, folder, arguments.repeats)
-        if not arguments.skip_plain and (rows == sizes[0] or arguments.plain_everywhere):
+        if not arguments.skip_plain and rows in (arguments.plain_at or sizes[:1]):
             yield timed("plain", rows, source, folder, arguments.repeats)
         source.unlink()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,24 @@ def test_lengths_and_examples_by_batch_are_those_one_by_one(
         asked, whole = prompt.lengths([prompt.text(question) for question in questions], answers)
         assert asked == [len(prompt.prompt_ids(question)) for question in questions]
         assert whole == [len(prompt.example(question, answer)) for question, answer in pairs]
+
+
+@settings(deadline=None, max_examples=40)
+@given(questions=st.lists(st.text(max_size=30) | st.text("a <{|[\n.", max_size=6), max_size=5))
+def test_texts_of_many_questions_are_those_one_by_one(chat: Any, plain: Any, questions: list[str]) -> None:
+    for prompt in prompts(chat, plain):
+        assert prompt.texts(questions) == [prompt.text(question) for question in questions]
+
+
+@pytest.mark.parametrize(
+    "content", ["m['content']", "m['content'] | trim", "m['content'] | upper", "m['content'].split('</think>')[-1]"]
+)
+def test_templates_that_change_a_question_are_asked_each_time(chat: Any, content: str) -> None:
+    changed = copy.deepcopy(chat)
+    changed.chat_template = "{% for m in messages %}<|im_start|>{{ " + content + " }}<|im_end|>{% endfor %}"
+    prompt = Prompt.build(PromptSection(), changed)
+    questions = ["Why?", " Why? ", "a</think>b", "What\nfor?", ""]
+    assert prompt.texts(questions) == [prompt.text(question) for question in questions]
 
 
 TURNS = (("Why?", "So."), ("And then?", "Thus."))

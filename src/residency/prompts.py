@@ -6,6 +6,7 @@ and when it is asked. The token that ends the answer belongs to the answer: a mo
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from residency.recipe import PromptSection
 QUESTION_ANSWER = "### Question:\n{question}\n\n### Answer:\n{answer}"
 BATCH = 4096  # texts tokenised at once
 PLACEHOLDERS = ("{question}", "{answer}")
+# Templates treat markup and white space around a text in ways of their own; without them a text stands as it is.
+PLAIN = re.compile(r"[^\s<>\[\]{}|](?:[^<>\[\]{}|]*[^\s<>\[\]{}|])?")
+PROBES = ("qx7", "Is 'this' a \"text\" & more,\nor only a part (of one)? #7 */\\%é")
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,20 @@ class Prompt:
         blocks = [head.replace("{question}", q) + a + tail for q, a in before.turns]
         last = head.replace("{question}", question)
         return "\n\n".join([*([before.system] if before.system else []), *blocks, last])
+
+    def texts(self, questions: Iterable[str]) -> list[str]:
+        """What `text` gives for each question; quickly where the template only puts it in its place."""
+        frame = self._frame()
+        if frame is None:
+            return [self.text(question) for question in questions]
+        head, tail = frame
+        return [f"{head}{q}{tail}" if PLAIN.fullmatch(q) else self.text(q) for q in questions]
+
+    def _frame(self) -> tuple[str, str] | None:
+        """What stands before and after any plain question; None where that depends on the question."""
+        short, long = (self.text(probe) for probe in PROBES)
+        head, _, tail = short.partition(PROBES[0])
+        return (head, tail) if long == head + PROBES[1] + tail and PROBES[0] not in head else None
 
     def full_text(self, question: str, answer: str, before: Before = NOTHING) -> str:
         """Prompt, answer and end token as one text."""

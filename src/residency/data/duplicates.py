@@ -8,6 +8,7 @@ one cluster, which a split never tears apart. All of it works on arrays: a quart
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -35,18 +36,28 @@ def exact(rows: pl.DataFrame) -> pl.Series:
 
 def clusters(rows: pl.DataFrame, threshold: float) -> Ints:
     """A cluster number for each row [rows]: equal numbers are near-duplicates in question or in answer."""
-    found = _Clusters(rows.height)
-    for column, shortest in (("question", 1), ("answer", SHORTEST_ANSWER)):
-        texts = Shingles.of(rows[column], shortest)
-        first = texts.first_alike()
-        repeats = np.flatnonzero(first != np.arange(len(first)))
-        found.join(texts.rows[first[repeats]], texts.rows[repeats])
-        texts = texts.only(np.setdiff1d(np.arange(len(first)), repeats))
-        # Both texts of a pair are in one of the two: at the threshold their sizes differ by no more than it allows.
-        short, long = texts.sizes <= SHORT, texts.sizes >= threshold * (SHORT + 1)
-        _join_alike(texts.only(np.flatnonzero(short)), threshold, _sharing, found)
-        _join_alike(texts.only(np.flatnonzero(long)), threshold, _sketched, found)
+    with ThreadPoolExecutor() as threads:  # numpy and polars let go of the interpreter's lock
+        found, others = threads.map(
+            lambda column: _alike(rows[column[0]], threshold, column[1]),
+            (("answer", SHORTEST_ANSWER), ("question", 1)),
+        )
+    joined = np.flatnonzero(others.labels() != np.arange(rows.height))
+    found.join(others.labels()[joined], joined)
     return found.labels()
+
+
+def _alike(column: pl.Series, threshold: float, shortest: int) -> _Clusters:
+    """Clusters of the texts of one column that have as many words."""
+    texts, found = Shingles.of(column, shortest), _Clusters(len(column))
+    first = texts.first_alike()
+    repeats = np.flatnonzero(first != np.arange(len(first)))
+    found.join(texts.rows[first[repeats]], texts.rows[repeats])
+    texts = texts.only(np.setdiff1d(np.arange(len(first)), repeats))
+    # Both texts of a pair are in one of the two: at the threshold their sizes differ by no more than it allows.
+    short, long = texts.sizes <= SHORT, texts.sizes >= threshold * (SHORT + 1)
+    _join_alike(texts.only(np.flatnonzero(short)), threshold, _sharing, found)
+    _join_alike(texts.only(np.flatnonzero(long)), threshold, _sketched, found)
+    return found
 
 
 class _Clusters:

@@ -5,14 +5,13 @@ Every step returns the rows that stay and those that leave, each with its reason
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 
 import polars as pl
 
 from residency.data import duplicates, findings
 from residency.data.dialogues import DROPPED
-from residency.prompts import NOTHING, Before, Prompt
+from residency.prompts import Before, Prompt
 from residency.recipe import Recipe
 
 OVER = "over max_length"
@@ -67,14 +66,15 @@ def wanted(rows: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame, pl.D
 
 
 def _measured(rows: pl.DataFrame, prompt: Prompt) -> pl.DataFrame:
-    questions = rows["question"]
-    before: Iterable[Before] = repeat(NOTHING)
-    if "history" in rows.columns:
-        before = (Before(s, tuple((q, a) for q, a in h)) for s, h in rows.select("system", "history").iter_rows())
-    texts = [prompt.text(question, earlier) for question, earlier in zip(questions, before, strict=False)]
+    texts = prompt.texts(rows["question"]) if "history" not in rows.columns else _in_conversation(rows, prompt)
     prompts, totals = prompt.lengths(texts, rows["answer"].to_list())
     return rows.with_columns(
         prompt=pl.Series(texts, dtype=pl.String),
         prompt_tokens=pl.Series(prompts, dtype=pl.Int64),
         answer_tokens=pl.Series(totals, dtype=pl.Int64) - pl.Series(prompts, dtype=pl.Int64),
     )
+
+
+def _in_conversation(rows: pl.DataFrame, prompt: Prompt) -> list[str]:
+    told = rows.select("question", "system", "history").iter_rows()
+    return [prompt.text(q, Before(system, tuple((a, b) for a, b in history))) for q, system, history in told]
