@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from residency.progress import Silent
+
 # The same examples each time: no change is blamed for an older fault. HYPOTHESIS_PROFILE=explore looks further.
 settings.register_profile("repeatable", derandomize=True, database=None)
 settings.register_profile("explore", max_examples=1000)
@@ -24,6 +26,17 @@ CHAT_TEMPLATE = (
 )
 TOPICS = ("fever", "cough", "rash", "sore knee", "cold", "stiff neck", "dizzy spell", "dry eye", "burn", "ear ache")
 PEOPLE = ("a child", "an adult", "my mother", "a nurse", "a runner", "my neighbour")
+
+
+class StopsAt(Silent):
+    """The user presses Ctrl-C at a step of training."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        if task == "Training" and done == self.at:
+            raise KeyboardInterrupt
 
 
 def dialogues(count: int = 60) -> list[dict[str, str]]:

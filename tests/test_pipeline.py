@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from conftest import StopsAt
 from residency import pipeline
 from residency.errors import Interrupted, UserError
-from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.workspace import Run
 
@@ -142,17 +142,6 @@ def test_data_is_used_again_only_where_nothing_has_changed(
         (folder / "data" / "train.parquet").write_bytes(b"")
     pipeline.prepare(Recipe.parse(small_recipe), folder)
     assert ((folder / "data" / "report.json").stat().st_mtime_ns == before) is (change == "nothing")
-
-
-class StopsAt(Silent):
-    """The user presses Ctrl-C at a step of training."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        if task == "Training" and done == self.at:
-            raise KeyboardInterrupt
 
 
 def test_a_stopped_run_says_how_to_go_on_and_does(small_recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ from residency.prompts import NOTHING, Before, Example, Prompt
 from residency.recipe import PromptSection
 
 
+def whole_text(prompt: Prompt) -> str:
+    return prompt.text("Why?") + "So." + prompt.end
+
+
 @pytest.fixture(scope="module")
 def chat(llama_folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(llama_folder)
@@ -53,12 +57,12 @@ def test_a_chat_example_is_what_the_chat_template_makes(chat: Any) -> None:
         {"role": "assistant", "content": "So."},
     ]
     whole = chat.apply_chat_template(messages, tokenize=False)
-    assert prompt.full_text("Why?", "So.") == whole.removesuffix("\n")  # what follows the end token is never reached
+    assert whole_text(prompt) == whole.removesuffix("\n")  # what follows the end token is never reached
 
 
 def test_a_question_answer_text_is_the_tutorials(plain: Any) -> None:
     prompt = Prompt.build(PromptSection(), plain)
-    assert prompt.full_text("Why?", "So.") == "### Question:\nWhy?\n\n### Answer:\nSo.<|endoftext|>"
+    assert whole_text(prompt) == "### Question:\nWhy?\n\n### Answer:\nSo.<|endoftext|>"
 
 
 def test_the_end_token_is_learnt_even_where_padding_is_the_same_token(plain: Any) -> None:
@@ -109,7 +113,7 @@ def test_an_answer_is_read_back_without_special_tokens(chat: Any) -> None:
 def test_an_own_template_is_used_with_what_follows_the_answer(chat: Any, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("Patient: {question}\nDoctor: {answer}\n--")
     prompt = Prompt.build(PromptSection(template=str(tmp_path / "t.txt")), chat)
-    assert prompt.full_text("Why?", "So.") == "Patient: Why?\nDoctor: So.\n--<|im_end|>"
+    assert whole_text(prompt) == "Patient: Why?\nDoctor: So.\n--<|im_end|>"
 
 
 @pytest.mark.parametrize("tail", ["\n-- \n", "\n--<|im_end|>\n", ""])
@@ -144,7 +148,7 @@ def test_a_text_begins_as_its_tokenizer_begins_and_only_the_answer_ends(llama_fo
     chat, plain = (Prompt.build(PromptSection(template=name), tokenizer) for name in ("chat", "question-answer"))
     for prompt, own in ((chat, []), (plain, begin)):
         example = prompt.example("Why?", "So.")
-        text = tokenizer(prompt.full_text("Why?", "So."), add_special_tokens=False)["input_ids"]
+        text = tokenizer(whole_text(prompt), add_special_tokens=False)["input_ids"]
         assert list(example.input_ids) == own + text
         assert example.input_ids[: example.learn_from] == tuple(prompt.prompt_ids("Why?"))
         assert prompt.lengths([prompt.text("Why?")], ["So."]) == ([example.learn_from], [len(example)])

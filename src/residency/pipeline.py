@@ -5,7 +5,6 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,19 +158,17 @@ def schedule(recipe: Recipe, folder: Path, steps: int | None = None) -> list[flo
     Raises:
         UserError: how many steps it takes can't be told, since the data was not prepared and nothing says it.
     """
-    from residency.train.schedules import curve
+    from residency.train.schedules import curve, steps_of
 
-    section = recipe.train
-    steps = steps or section.max_steps
+    steps = steps or recipe.train.max_steps
     if steps is None:
         if not (folder / "data" / "train.jsonl").is_file():
             raise UserError(
                 f"plan --schedule: how many steps is not known before the data in {folder} is prepared",
                 fix="add --steps N, or run `residency prepare` first",
             )
-        examples = len(Run(folder).dialogues("train"))
-        steps = math.ceil(section.epochs * math.ceil(examples / section.examples_per_step))
-    return curve(section, steps)
+        steps, _ = steps_of(recipe.train, len(Run(folder).dialogues("train")))
+    return curve(recipe.train, steps)
 
 
 def evaluate(folder: Path, progress: Progress | None = None, overrides: tuple[str, ...] = ()) -> EvaluationReport:

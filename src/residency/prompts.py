@@ -130,10 +130,6 @@ class Prompt:
         head, _, tail = short.partition(PROBES[0])
         return (head, tail) if long == head + PROBES[1] + tail and PROBES[0] not in head else None
 
-    def full_text(self, question: str, answer: str, before: Before = NOTHING) -> str:
-        """Prompt, answer and end token as one text."""
-        return self.text(question, before) + answer + self.end
-
     @property
     def end(self) -> str:
         """The text that ends an answer; empty where no end is taught."""

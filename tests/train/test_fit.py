@@ -11,9 +11,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from conftest import StopsAt
 from residency import pipeline
 from residency.errors import Interrupted
-from residency.progress import Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.train.trainer import ResidencyTrainer
@@ -104,17 +104,6 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(small_recipe: dict
     assert report["steps"] < report["summary"]["steps"]
     best = rows(run, "validation_loss").index(min(rows(run, "validation_loss")))
     assert len(rows(run, "validation_loss")) == best + 3
-
-
-class StopsAt(Silent):
-    """The user presses Ctrl-C at a step of training."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        if task == "Training" and done == self.at:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import dialogues, write_jsonl
 from residency import pipeline
-from residency.errors import Interrupted
+from residency.errors import Interrupted, UserError
 from residency.progress import Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
@@ -184,6 +184,16 @@ def test_training_anew_never_goes_on_from_an_older_trainings_checkpoint(
     pipeline.train(after, tmp_path, resume=True)
     assert [row["step"] for row in rows(Run.open(tmp_path)) if "loss" in row] == list(range(1, 19))
     assert max(column(Run.open(tmp_path), "learning_rate")) == pytest.approx(0.001)
+
+
+def test_a_training_that_can_not_begin_takes_no_checkpoint_away(small_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = recipe_of(small_recipe, epochs=3, evaluate_every=3)
+    pipeline.prepare(recipe, tmp_path)
+    with pytest.raises(Interrupted):
+        pipeline.train(recipe, tmp_path, Hears(5))
+    with pytest.raises(UserError, match=r"train\.lora\.targets"):
+        pipeline.train(recipe_of(small_recipe, lora={"targets": ["nothing"]}), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-3"]
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import StopsAt
 from residency import pipeline
 from residency.errors import Interrupted
-from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.workspace import Run
 
@@ -25,17 +25,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "freeze": {"method": "freeze", "freeze": {"train_last": 1}},
     "qlora": {"method": "qlora", "lora": {"rank": 4}},
 }
-
-
-class StopsAt(Silent):
-    """The user presses Ctrl-C at a step of training."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        if task == "Training" and done == self.at:
-            raise KeyboardInterrupt
 
 
 def recipe_of(raw: dict[str, Any], **settings: Any) -> Recipe:

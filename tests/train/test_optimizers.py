@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from conftest import StopsAt
 from residency import pipeline
 from residency.errors import Interrupted, UserError
-from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
 from residency.sections import Ia3Section, LoraSection, PromptTuningSection
@@ -105,17 +105,6 @@ def test_a_step_of_muon_is_torchs_own_muon_and_torchs_own_adamw(llama_folder: Pa
                 optimizer.step()
     pairs = zip(model.parameters(), other.parameters(), strict=True)
     assert all(torch.equal(mine, reference) for mine, reference in pairs)
-
-
-class StopsAt(Silent):
-    """The user presses Ctrl-C at a step of training."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        if task == "Training" and done == self.at:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw-8bit"])

@@ -11,13 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.train import watch
-from residency.train.watch import ADVICE, FATAL, Finding, Watch, read_curves
+from residency.train.watch import ADVICE, FATAL, Finding, Watch
 
 FALLING = [4 - 0.05 * step for step in range(40)]
 ZIGZAG = [4 - 0.05 * step + 0.1 * (-1) ** step for step in range(40)]  # the swing is under a tenth of the loss
 SETTLING = [1 + 3 * 0.9**step for step in range(60)]
 CREEPING = [4 - 0.003 * step for step in range(40)]
 SWINGING = [3 + 0.6 * math.sin(0.9 * step) for step in range(60)]
+
+
+def read_curves(metrics: list[dict[str, Any]]) -> list[Finding]:
+    """What the curves of a whole training show."""
+    watch = Watch()
+    for row in metrics:
+        watch.see(row)
+    return watch.findings()
 
 
 def rows(losses: Sequence[float], validations: Sequence[float] = (), **more: Sequence[Any]) -> list[dict[str, Any]]:

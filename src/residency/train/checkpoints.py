@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,10 @@ class CommittedCheckpoints(Trainer):
 
     def _rotate(self, folder: Path) -> None:
         """The newest stays, and the best, and the last few that came when they were due; not those of a stop."""
-        steps = sorted(_steps(folder))
-        due = [step for step in steps if step % self.state.save_steps == 0 or step >= self.state.max_steps]
-        kept = {steps[-1], self.state.best_global_step, *due[-self.kept :]}
-        for step in steps:
+        found = steps(folder)
+        due = [step for step in found if step % self.state.save_steps == 0 or step >= self.state.max_steps]
+        kept = {found[-1], self.state.best_global_step, *due[-self.kept :]}
+        for step in found:
             if step not in kept:
                 discard(place(folder, step))
 
@@ -104,7 +104,7 @@ def origin_of(recipe: Recipe, run: Run, continued_from: dict[str, Any] | None = 
 
 def newest(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Path | None:
     """The newest whole checkpoint in a folder, or none; `tell` hears of each damaged one that is passed over."""
-    for step in sorted(_steps(folder), reverse=True):
+    for step in reversed(steps(folder)):
         checkpoint = place(folder, step)
         fault = fault_of(checkpoint)
         if not fault:
@@ -164,7 +164,7 @@ def refuse_changed(recipe: Recipe, run: Run) -> None:
 
 def _newest_manifest(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     """What the newest checkpoint says of itself, before the time is spent to see whether it is whole."""
-    for step in sorted(_steps(folder), reverse=True):
+    for step in reversed(steps(folder)):
         with suppress(OSError, ValueError):
             found = manifest_of(place(folder, step))
             if all(key in found for key in NEEDS):
@@ -176,7 +176,7 @@ def tidy(folder: Path, going_on: Path) -> None:
     """Clear what a kill left half-written, and set aside the damaged checkpoints that are newer than the chosen one."""
     for leftover in folder.glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    for step in _steps(folder):
+    for step in steps(folder):
         if step > step_of(going_on):
             aside = folder / f"damaged-{step}"
             shutil.rmtree(aside, ignore_errors=True)
@@ -221,15 +221,14 @@ def step_of(checkpoint: Path) -> int:
 
 def last_due(folder: Path, every: int, end: int, count: int) -> list[Path]:
     """The last whole checkpoints that came when they were due, oldest first; the one of the end counts as due."""
-    due = [step for step in sorted(_steps(folder)) if step % every == 0 or step == end]
+    due = [step for step in steps(folder) if step % every == 0 or step == end]
     whole = [place(folder, step) for step in due if not fault_of(place(folder, step))]
     return whole[-count:]
 
 
-def _steps(folder: Path) -> Iterator[int]:
-    for path in folder.glob("checkpoint-*"):
-        if re.fullmatch(r"checkpoint-\d+", path.name):
-            yield step_of(path)
+def steps(folder: Path) -> list[int]:
+    """The steps that there are checkpoints of, whole or not, in order."""
+    return sorted(step_of(path) for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
 
 
 def _content(file: Path) -> str:

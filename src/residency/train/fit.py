@@ -59,12 +59,14 @@ def train(
         options = arguments(recipe, run, setup, validated=bool(validation))
         checkpoint = loop.resumable(run, progress) if resume else None
         begun = start.find(recipe, run) if checkpoint is None else None
-        if checkpoint is None:
-            run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
-        model = _begin(recipe, run, begun, setup, progress)
+        model = _begin(recipe, begun, setup, progress)
         summary = summarise(model, examples, recipe.train, setup.steps, setup.tokens_per_batch)
         progress.table("Model and run", summary.rows())
         continued_from = _continued_from(checkpoint, begun)
+        if checkpoint is None:
+            run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
+        if recipe.train.method == "lora" and recipe.train.lora.variant in adapters.CHANGES_THE_BASE:
+            _keep_start(model, run)
         trainer = ResidencyTrainer(
             model=model,
             args=options,
@@ -105,13 +107,10 @@ def _go(trainer: ResidencyTrainer, recipe: Recipe, run: Run, progress: Progress,
     return Ending(metrics, guard.findings(), stopped, chosen)
 
 
-def _begin(recipe: Recipe, run: Run, begun: start.Start | None, setup: Setup, progress: Progress) -> Any:
+def _begin(recipe: Recipe, begun: start.Start | None, setup: Setup, progress: Progress) -> Any:
     """The model to train, with the weights of an earlier training where the recipe names one."""
     if begun is None:
-        model = build_model(recipe, setup, progress)
-        if recipe.train.method == "lora" and recipe.train.lora.variant in adapters.CHANGES_THE_BASE:
-            _keep_start(model, run)
-        return model
+        return build_model(recipe, setup, progress)
     progress.say(f"Training goes on from the {begun.kind} in {begun.folder}")
     model = build_model(begun.under(recipe), setup, progress)
     begun.fill(model, recipe)
@@ -186,6 +185,6 @@ def _save(
 
 def _rows(run: Run, recipe: Recipe, step: int) -> list[int]:
     """The source's rows that a step learnt from."""
-    rows = [dialogue.row for dialogue in run.dialogues("train")]
-    places = places_of(step, recipe.train.examples_per_step, len(rows), recipe.train.seed)
-    return sorted({rows[place] for place in places})
+    dialogues = run.dialogues("train")
+    places = places_of(step, recipe.train.examples_per_step, len(dialogues), recipe.train.seed)
+    return sorted({dialogues[place].row for place in places})

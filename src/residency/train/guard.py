@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,13 +111,13 @@ def restore(trainer: Any, watch: Watch) -> Stopped:
     finding, folder = watch.fatal, Path(trainer.args.output_dir)
     assert finding is not None
     good = last_good(watch.curves, finding)
-    for path in folder.glob("checkpoint-*"):
-        if checkpoints.step_of(path) > good:
-            checkpoints.discard(path)
+    for step in checkpoints.steps(folder):
+        if step > good:
+            checkpoints.discard(checkpoints.place(folder, step))
     best = checkpoints.place(folder, trainer.state.best_global_step or 0)
     checkpoint = best if best.is_dir() and not checkpoints.fault_of(best) else checkpoints.newest(folder)
     if checkpoint is None:
-        shutil.rmtree(folder, ignore_errors=True)
+        checkpoints.discard(folder)
         raise UserError(
             f"training stopped by {finding.kind} at step {finding.step} of {trainer.state.max_steps}, "
             "and there is no checkpoint from before it",

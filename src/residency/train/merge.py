@@ -13,17 +13,19 @@ import torch
 from residency import models, virtual
 from residency.batches import collate
 from residency.errors import UserError
+from residency.loss import head_on
 from residency.prompts import Example
 from residency.recipe import Recipe
 from residency.train import quantised
 
 BOUND = 1e-3  # of the logits' standard deviation; float32 rounding alone stays far below
-EXAMPLES = 4
+EXAMPLES, TOKENS = 4, 64  # that are compared, and of each the last so many
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the logits of the saved model are from those of base and adapter, in float32 on examples of the run.
+    """How far the logits of the saved model are from those of base and adapter, in float32 on the last tokens of some
+    examples of the run.
 
     `largest` is the largest difference of any logit, as a share of the logits' standard deviation.
     """
@@ -69,11 +71,12 @@ def agreement(expected: torch.Tensor, found: torch.Tensor, examples: int) -> Agr
 
 
 def _logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Of every token that is not padding [tokens, vocabulary]; those of virtual tokens before them are left out."""
-    with torch.no_grad():
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    own: torch.Tensor = logits[:, -batch["input_ids"].shape[1] :][batch["attention_mask"].bool()]
-    return own
+    """Of each example's last tokens [tokens, vocabulary]: all of a long example's would take gigabytes."""
+    mask = batch["attention_mask"]
+    positions = mask.bool() & (mask.flip(1).cumsum(1).flip(1) <= TOKENS)
+    with torch.no_grad(), head_on(model, positions):
+        logits: torch.Tensor = model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False).logits
+    return logits
 
 
 def save_on_base(model: Any, recipe: Recipe, adapter: Path, folder: Path) -> None:

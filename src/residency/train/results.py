@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -52,13 +52,13 @@ class TrainReport:
     best_step: int
     best_validation_loss: float | None
     stopped_early: bool
-    stopped_by: str | None
-    stopped_at: int | None
-    restored_step: int | None
     diagnosis: list[Finding]
     merge: Agreement | None
     summary: dict[str, Any]
     environment: dict[str, str]
+    stopped_by: str | None = None
+    stopped_at: int | None = None
+    restored_step: int | None = None
     best_by: str = "loss"
     best_value: float | None = None
     averaged: list[int] = field(default_factory=list)
@@ -100,14 +100,11 @@ def report_of(
         best_step=best,
         best_validation_loss=validations.get(best),
         stopped_early=steps < summary.steps,
-        stopped_by=stopped.stopped_by if stopped else None,
-        stopped_at=stopped.stopped_at if stopped else None,
-        restored_step=stopped.restored_step if stopped else None,
         diagnosis=ending.diagnosis,
         merge=agreement,
         summary=summary.as_dict(),
         environment=environment.describe(),
-        **ending.chosen,
+        **(asdict(stopped) if stopped else ending.chosen),
     )
 
 

@@ -61,6 +61,12 @@ COURSES: dict[str, Callable[[After, ScheduleSection], float]] = {
 }
 
 
+def steps_of(section: TrainSection, examples: int) -> tuple[int, int]:
+    """How many optimizer steps a run over so many examples takes, and how many an epoch."""
+    per_epoch = math.ceil(examples / section.examples_per_step)
+    return section.max_steps or math.ceil(section.epochs * per_epoch), per_epoch
+
+
 def warmup_steps(section: TrainSection, steps: int) -> int:
     """How many of a run's `steps` warm up: `train.warmup` is a share of them below 1, a number of steps from 1 on."""
     return int(section.warmup if section.warmup >= 1 else math.ceil(section.warmup * steps))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,10 @@ from transformers import TrainingArguments
 from residency import models
 from residency.progress import Progress
 from residency.recipe import Recipe
-from residency.train import adapters, quantised
+from residency.train import adapters, checkpoints, quantised
 from residency.train.best import choosing
 from residency.train.optimizers import NAMES
+from residency.train.schedules import steps_of
 from residency.workspace import Run
 
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
@@ -38,11 +38,11 @@ def setup_of(recipe: Recipe, examples: int) -> Setup:
     section, device = recipe.train, models.device()
     fast = "bf16" if models.computes_bf16() else "fp32"
     default = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
-    steps_per_epoch = math.ceil(examples / section.examples_per_step)
+    steps, steps_per_epoch = steps_of(section, examples)
     return Setup(
         precision=fast if section.precision == "auto" else section.precision,
         device=device,
-        steps=section.max_steps or math.ceil(section.epochs * steps_per_epoch),
+        steps=steps,
         steps_per_epoch=steps_per_epoch,
         tokens_per_batch=default if section.tokens_per_batch == "auto" else section.tokens_per_batch,
     )
@@ -69,7 +69,7 @@ def arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> Tra
     section = recipe.train
     every = section.evaluate_every or max(1, round(setup.steps_per_epoch / VALIDATIONS_PER_EPOCH))
     return TrainingArguments(
-        output_dir=str(run.path("checkpoints")),
+        output_dir=str(run.path(checkpoints.FOLDER)),
         per_device_train_batch_size=section.examples_per_step,
         max_steps=setup.steps,
         learning_rate=section.learning_rate,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 RECENT = 10  # steps whose median is "where the loss stands": half of them may be outliers
-EARLY_NOISE = (
-    0.15  # scatter of the log loss taken for granted until it can be measured; MedQuAD's at 16 examples a step
-)
+EARLY_NOISE = 0.15  # scatter of the log loss until it can be measured: MedQuAD's at 16 examples a step
 LEAST_RISE = 0.2  # nats; a loss near zero doubles easily, and nothing is wrong
 DIVERGED = 1.5  # each of DIVERGED_STEPS losses in a row is this many times the lowest that the loss has stood at ...
 DIVERGED_STEPS = 5  # ... since one such loss is chance or a spike; five in a row have been no chance in any run seen
@@ -60,8 +58,7 @@ ADVICE = {
     "or set train.precision: fp32.",
     "divergence": "The loss rises and does not come back: divide train.learning_rate by 3, or lengthen train.warmup.",
     "learning-rate-too-high": "The loss has risen, or is stuck where no gradient leads on: "
-    "divide train.learning_rate by 3, "
-    "or lengthen train.warmup.",
+    "divide train.learning_rate by 3, or lengthen train.warmup.",
     "oscillation": "The loss swings up and down: divide train.learning_rate by 2, or raise train.examples_per_step.",
     "loss-spike": "One step's loss stands far out and comes back: look at the rows of this step, "
     "and leave out with data.drop what is wrong with them.",
@@ -145,14 +142,6 @@ class Curves:
             self.tokens[at] - (self.tokens[at - 1] if at else 0) for at in range(place, max(place - BEFORE, -1), -1)
         )
         return bool(others) and own < SMALL_STEP * median(others)
-
-
-def read_curves(metrics: Iterable[dict[str, Any]]) -> list[Finding]:
-    """What the curves of a finished training warn of, as it happened; a fatal fault hides what comes after it."""
-    watch = Watch()
-    for row in metrics:
-        watch.see(row)
-    return watch.findings()
 
 
 class Watch:
