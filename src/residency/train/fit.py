@@ -65,8 +65,7 @@ def train(
         continued_from = _continued_from(checkpoint, begun)
         if checkpoint is None:
             run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
-        if recipe.train.method == "lora" and recipe.train.lora.variant in adapters.CHANGES_THE_BASE:
-            _keep_start(model, run)
+        _keep_start(model, recipe, run)
         trainer = ResidencyTrainer(
             model=model,
             args=options,
@@ -156,10 +155,11 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint:
     return metrics
 
 
-def _keep_start(model: Any, run: Run) -> None:
-    """The adapter before its first step: what a variant took out of the base's weights is told apart by it."""
-    with models.quiet_libraries():
-        model.save_pretrained(str(run.path(START)))
+def _keep_start(model: Any, recipe: Recipe, run: Run) -> None:
+    """The adapter before its first step, where its variant took its start out of the base's weights."""
+    if recipe.train.method == "lora" and recipe.train.lora.variant in adapters.CHANGES_THE_BASE:
+        with models.quiet_libraries():
+            model.save_pretrained(str(run.path(START)))
 
 
 def _save(
