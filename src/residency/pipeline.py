@@ -74,6 +74,8 @@ def init(name: str, source: str, file: Path, progress: Progress | None = None) -
     for line in proposal.lines:
         progress.say(line)
     values = {"name": name, "data": proposal.data, "model": {"max_length": proposal.max_length}}
+    if proposal.train:
+        values["train"] = proposal.train
     Recipe.parse(values, f"recipe {name}")
     with replacing(file) as temporary:
         temporary.write_text(commented(values), "utf-8")

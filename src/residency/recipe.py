@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from residency.errors import UserError, listed, nearest
 from residency.sections import (
+    DpoSection,
     FreezeSection,
     Ia3Section,
     LoraSection,
@@ -59,6 +60,9 @@ class DataSection(Section):
     context: str | None = Field(None, description="column put before the question (Alpaca's `input`)")
     text: str | None = Field(None, description="column with whole texts, instead of question and answer")
     messages: str | None = Field(None, description="column with lists of messages; each assistant turn is an answer")
+    rejected: str | None = Field(
+        None, description="column with the worse answer of a pair, beside `answer`, the better"
+    )
     rows: int | None = Field(None, ge=1, description="how many rows to take; all when left out")
     take: Literal["random", "first"] = Field("random", description="which rows, when `rows` is fewer than there are")
     test: Share = Field(0.1, description="share of the kept rows held out for evaluation")
@@ -83,12 +87,13 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _columns_agree(self) -> DataSection:
         for whole in ("text", "messages"):
-            others = [name for name in ("question", "answer", "context", "text", "messages") if name != whole]
+            columns = ("question", "answer", "rejected", "context", "text", "messages")
+            others = [name for name in columns if name != whole]
             if getattr(self, whole) and any(getattr(self, name) for name in others):
                 raise ValueError(f"{whole} stands alone: leave out {', '.join(others)}, or leave out {whole}")
         if self.names and not self.redact:
             raise ValueError("names are replaced where redact is true: set it, or leave out names")
-        named = [name for name in ("question", "answer", "context", "messages") if getattr(self, name)]
+        named = [name for name in ("question", "answer", "rejected", "context", "messages") if getattr(self, name)]
         if self.synthesise is not None and named:
             raise ValueError(
                 f"synthesise makes the pairs from texts: leave out {', '.join(named)}, or leave out synthesise"
@@ -142,6 +147,10 @@ Schedule = Literal[
 class TrainSection(Section):
     """How the model is fine-tuned."""
 
+    objective: Literal["sft", "dpo"] = Field(
+        "sft", description="learn the answers (sft), or to prefer chosen to rejected ones (dpo; residency[preference])"
+    )
+    dpo: DpoSection = Field(default_factory=DpoSection, description="settings of the objective dpo")
     method: Method = Field("lora", description="low-rank adapters, every weight, or another of the methods")
     lora: LoraSection = Field(default_factory=LoraSection, description="settings of the methods lora and qlora")
     freeze: FreezeSection = Field(default_factory=FreezeSection, description="settings of the method freeze")
@@ -151,12 +160,15 @@ class TrainSection(Section):
     )
     epochs: float = Field(3, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
-    examples_per_step: int = Field(16, ge=1, description="dialogues in one optimizer step, on any machine")
+    examples_per_step: int = Field(16, ge=1, description="dialogues or pairs in one optimizer step, on any machine")
     tokens_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="padded tokens that go through at once"
     )
     learning_rate: float = Field(
-        2e-4, gt=0, le=1, description="peak learning rate; ia3 and prompt-tuning need 10 to 100 times more"
+        2e-4,
+        gt=0,
+        le=1,
+        description="peak learning rate; ia3 and prompt-tuning need 10 to 100 times more, dpo 10 times less",
     )
     schedule: Schedule = Field("cosine", description="course after the warm-up")
     schedule_options: ScheduleSection = Field(

@@ -31,6 +31,25 @@ class LoraSection(Section):
     )
 
 
+class DpoSection(Section):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290), as TRL does it."""
+
+    beta: float = Field(0.1, gt=0, le=100, description="how firmly the model is held to the reference")
+    loss_type: Literal["sigmoid", "robust", "ipo", "hinge"] = Field(
+        "sigmoid", description="DPO's own (sigmoid), for noisy votes (robust), IPO, or SLiC's hinge"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="of robust: the share of pairs that are swapped")
+    reference: Literal["start", "base"] = Field(
+        "start", description="what the model is held to: the weights that training begins with, or adapters turned off"
+    )
+
+    @model_validator(mode="after")
+    def _smoothing_is_used(self) -> DpoSection:
+        if self.label_smoothing and self.loss_type != "robust":
+            raise ValueError(f"label_smoothing is of loss_type robust, and loss_type is {self.loss_type}")
+        return self
+
+
 class FreezeSection(Section):
     """Every weight is frozen but the last layers and the norm after them."""
 

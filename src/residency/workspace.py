@@ -35,7 +35,8 @@ class Dialogue:
     """One question and its answer; `row` is the position in the source, counted from 1.
 
     A record of plain text has an empty question and its text as the answer. In a conversation, `history` holds the
-    earlier questions and answers, oldest first, and `turn` counts from 0.
+    earlier questions and answers, oldest first, and `turn` counts from 0. In a pair of answers, `answer` is the chosen
+    one and `rejected` the other.
     """
 
     row: int
@@ -44,6 +45,7 @@ class Dialogue:
     turn: int = 0
     system: str = ""
     history: tuple[tuple[str, str], ...] = ()
+    rejected: str = ""
 
     @property
     def before(self) -> Before:

@@ -12,7 +12,7 @@ from residency.errors import UserError
 from residency.recipe import DataSection
 
 SAMPLES = 3
-BOTH = ("question", "answer", "context", "system")
+BOTH = ("question", "answer", "rejected", "context", "system")
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ STEPS = {
     "links": Step(BOTH, _links),
     "white-space": Step(BOTH, _white_space),
     "question-prefix": Step(("question",), _prefix),
-    "stock-closings": Step(("answer",), _closings),
+    "stock-closings": Step(("answer", "rejected"), _closings),
 }
 
 
 def clean(rows: pl.DataFrame, section: DataSection) -> tuple[pl.DataFrame, list[Cleaned]]:
-    """Apply the recipe's steps in order to `question`, `answer`, `context` and `system`.
+    """Apply the recipe's steps in order to `question`, `answer`, `rejected`, `context` and `system`.
 
     Raises:
         UserError: a pattern of `data.closings` is no regular expression.

@@ -44,7 +44,7 @@ def explode(rows: pl.DataFrame, column: str) -> Turns:
     unanswered: list[int] = []
     for row, messages in zip(rows["row"].to_list(), rows[column].to_list(), strict=True):
         try:
-            own = _turns(messages or [])
+            own = turns_of(messages or [])
         except ValueError as error:
             malformed.append((row, str(error)))
             continue
@@ -54,7 +54,7 @@ def explode(rows: pl.DataFrame, column: str) -> Turns:
     return Turns(pl.DataFrame(turns, schema=SCHEMA, orient="row"), malformed, unanswered)
 
 
-def _turns(messages: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def turns_of(messages: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """(system, question, answer) of each assistant turn; user messages in a row are one question.
 
     Raises:
@@ -62,7 +62,7 @@ def _turns(messages: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """
     system, asked, found = [], [], []
     for place, message in enumerate(messages, start=1):
-        role, text = _message(message, place)
+        role, text = role_and_text(message, place)
         if role == "system":
             system.append(text)
         elif role == "user":
@@ -75,7 +75,12 @@ def _turns(messages: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     return found
 
 
-def _message(message: dict[str, Any] | None, place: int) -> tuple[str, str]:
+def role_and_text(message: dict[str, Any] | None, place: int) -> tuple[str, str]:
+    """The role and the text of a message; `place` counts from 1.
+
+    Raises:
+        ValueError: its role is missing or unknown, or it holds no text.
+    """
     keys = next((keys for keys in KEYS if message and message.get(keys[0]) is not None), None)
     if message is None or keys is None:
         raise ValueError(f"message {place}: no role")

@@ -29,9 +29,10 @@ Pairs = tuple[Ints, Ints]
 
 
 def exact(rows: pl.DataFrame) -> pl.Series:
-    """True where question and answer repeat an earlier row, capitals aside."""
-    key = rows.select(pl.col("question").str.to_lowercase(), pl.col("answer").str.to_lowercase())
-    return ~key.select(pl.struct("question", "answer").is_first_distinct()).to_series()
+    """True where question and answer, and the rejected answer of a pair, repeat an earlier row, capitals aside."""
+    texts = [name for name in ("question", "answer", "rejected") if name in rows.columns]
+    key = rows.select(pl.col(texts).str.to_lowercase())
+    return ~key.select(pl.struct(texts).is_first_distinct()).to_series()
 
 
 def clusters(rows: pl.DataFrame, threshold: float) -> Ints:

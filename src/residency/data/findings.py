@@ -12,7 +12,7 @@ from typing import Literal
 
 import polars as pl
 
-from residency.data import audit, languages, privacy
+from residency.data import audit, languages, preferences, privacy
 from residency.errors import listed
 
 Severity = Literal["problem", "warning", "note"]
@@ -31,6 +31,8 @@ SKEWED_ROWS = 100  # fewer rows have no distribution to speak of
 LONGEST_ROWS = 0.05  # the longest rows, as a share of all
 SKEWED = 0.33  # share of all answer tokens that the longest rows hold
 MOST = 0.5  # share of the rows that ask one question
+
+AMONG_PAIRS = "contradicting-answers"  # a question may be asked of several pairs, and their answers differ
 
 HTML = r"(?i)</?(?:p|br|div|span|a|b|i|ul|ol|li|table|tr|td|h[1-6]|strong|em)\b[^<>]*>|&(?:nbsp|amp|lt|gt|quot|#\d+);"
 AROUND = 80  # characters on both sides of a special token that is shown
@@ -106,9 +108,11 @@ def findings(
     """
     if rows.is_empty():
         return []
+    paired = "rejected" in rows.columns
     found = [
         _one_question(rows),
-        *(_ruled(rows, kind, rule) for kind, rule in RULES.items()),
+        *(_ruled(rows, kind, rule) for kind, rule in RULES.items() if not (paired and kind == AMONG_PAIRS)),
+        *(_pairs(rows) if paired else []),
         *_lengths(rows, max_length, dropped or {}),
         *_leftovers(rows),
         *([] if redacted else [_private(rows)]),
@@ -210,9 +214,31 @@ def _private(rows: pl.DataFrame) -> Finding:
     return _marked(clean, "personal-data", which, advice, (0.0, 0.0))
 
 
+def _pairs(rows: pl.DataFrame) -> list[Finding]:
+    """Pairs that somebody has the other way round, and many whose chosen answer is the longer one."""
+    return [
+        _marked(
+            rows,
+            "opposite-preferences",
+            preferences.opposite(rows),
+            "People disagree on these pairs, which then teach nothing: settle them in data.source, or set "
+            "train.dpo.loss_type: robust.",
+            (0.01, 0.2),
+        ),
+        _marked(
+            rows,
+            "longer-is-chosen",
+            preferences.longer(rows),
+            "The longer answer is mostly the chosen one, and length is what is learnt first: add pairs whose better "
+            "answer is the shorter one, and look at the length of the tuned model's answers.",
+            (0.0, NEVER),
+        ),
+    ]
+
+
 def _special(rows: pl.DataFrame, tokens: Sequence[str]) -> Finding:
     """Texts that have a token of the tokenizer written out: it is read as that token, and can end an answer early."""
-    columns = [name for name in ("system", "question", "answer") if name in rows.columns]
+    columns = [name for name in ("system", "question", "answer", "rejected") if name in rows.columns]
     texts = rows.select(pl.concat_str(columns, separator=" → ")).to_series()
     which = texts.str.contains_any(list(tokens))
     token = "|".join(map(pl.escape_regex, tokens))

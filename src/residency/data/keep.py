@@ -26,10 +26,14 @@ def told_apart(rows: pl.DataFrame, reason: pl.Expr) -> tuple[pl.DataFrame, pl.Da
 
 
 def filled(rows: pl.DataFrame, with_question: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Without the rows whose answer, or question where there is one, is empty."""
+    """Without the rows whose answers, or question where there is one, are empty, and pairs of twice the same answer."""
     no_question = (pl.col("question").str.strip_chars() == "") & with_question
     no_answer = pl.col("answer").str.strip_chars() == ""
     reason = pl.when(no_question).then(pl.lit("empty question")).when(no_answer).then(pl.lit("empty answer"))
+    if "rejected" in rows.columns:
+        other = pl.col("rejected").str.strip_chars()
+        reason = reason.when(other == "").then(pl.lit("empty rejected answer"))
+        reason = reason.when(other == pl.col("answer").str.strip_chars()).then(pl.lit("chosen equals rejected"))
     return told_apart(rows, reason)
 
 
@@ -42,10 +46,12 @@ def once(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 def fitting(rows: pl.DataFrame, prompt: Prompt, recipe: Recipe) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """With prompts and lengths in tokens and without what is too long; also how many rows will be cut."""
     limit = recipe.model.max_length
-    over = pl.col("prompt_tokens") + pl.col("answer_tokens") > limit
+    answers = [pl.col(name) for name in ("answer", "rejected") if name in rows.columns]
+    longest = pl.max_horizontal(f"{name.meta.output_name()}_tokens" for name in answers)
+    over = pl.col("prompt_tokens") + longest > limit
     if recipe.data.overlong == "drop":
         # What is over the limit in any case is not cut into tokens: a text of some megabytes takes gigabytes.
-        characters = pl.col("question").str.len_chars() + pl.col("answer").str.len_chars()
+        characters = pl.col("question").str.len_chars() + pl.max_horizontal(name.str.len_chars() for name in answers)
         sure = characters > limit * max(prompt.longest_token, LONGEST_TOKEN)
         rows, huge = told_apart(rows, pl.when(sure).then(pl.lit(OVER)))
         rows, dropped = told_apart(_measured(rows, prompt), pl.when(over).then(pl.lit(OVER)))
@@ -67,12 +73,13 @@ def wanted(rows: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame, pl.D
 
 def _measured(rows: pl.DataFrame, prompt: Prompt) -> pl.DataFrame:
     texts = prompt.texts(rows["question"]) if "history" not in rows.columns else _in_conversation(rows, prompt)
-    prompts, totals = prompt.lengths(texts, rows["answer"].to_list())
-    return rows.with_columns(
-        prompt=pl.Series(texts, dtype=pl.String),
-        prompt_tokens=pl.Series(prompts, dtype=pl.Int64),
-        answer_tokens=pl.Series(totals, dtype=pl.Int64) - pl.Series(prompts, dtype=pl.Int64),
-    )
+    measured = {"prompt": pl.Series(texts, dtype=pl.String)}
+    for name in ("answer", "rejected"):
+        if name in rows.columns:
+            prompts, totals = prompt.lengths(texts, rows[name].to_list())
+            measured["prompt_tokens"] = pl.Series(prompts, dtype=pl.Int64)
+            measured[f"{name}_tokens"] = pl.Series(totals, dtype=pl.Int64) - measured["prompt_tokens"]
+    return rows.with_columns(**measured)
 
 
 def _in_conversation(rows: pl.DataFrame, prompt: Prompt) -> list[str]:

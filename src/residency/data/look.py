@@ -15,6 +15,7 @@ TOKENS_PER_WORD = 1.5  # of English in a vocabulary of some ten thousand; medica
 SHORTEST_LIMIT = 256  # tokens
 ROOM = 64  # tokens of a template around question and answer
 SAMPLED = 2000
+PREFERRED = {"objective": "dpo", "epochs": 1, "learning_rate": 2e-5}  # a tenth of the rate that answers are learnt with
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Proposal:
     data: dict[str, Any]
     max_length: int
     lines: list[str]
+    train: dict[str, Any]
 
 
 def look(source: str) -> Proposal:
@@ -49,7 +51,11 @@ def look(source: str) -> Proposal:
     longest = _longest(rows, shape)
     limit = _round_up(int(longest * TOKENS_PER_WORD) + ROOM)
     lines.append(f"the longest of {rows.height:,} rows has about {longest:,} words: max_length {limit:,} tokens")
-    return Proposal({"source": source, **_fields(shape)}, limit, lines)
+    if shape.rejected:
+        lines.append(
+            "pairs of answers: train.objective dpo; train.continue_from can name a run that learnt answers before"
+        )
+    return Proposal({"source": source, **_fields(shape)}, limit, lines, dict(PREFERRED) if shape.rejected else {})
 
 
 def _guess(rows: pl.DataFrame, source: str) -> schema.Shape:
@@ -67,6 +73,11 @@ def _guess(rows: pl.DataFrame, source: str) -> schema.Shape:
 
 
 def _fields(shape: schema.Shape) -> dict[str, Any]:
+    if shape.vote:
+        return {}  # only their own names are recognised
+    if shape.rejected:
+        asked = {"question": shape.question} if shape.question else {}
+        return asked | {"answer": shape.answer, "rejected": shape.rejected}
     if shape.messages:
         return {"messages": shape.messages}
     if shape.question is None:
@@ -80,9 +91,25 @@ def _longest(rows: pl.DataFrame, shape: schema.Shape) -> int:
     if shape.messages:
         texts = rows[shape.messages].to_list()
         return max((sum(len(str(message).split()) for message in talk or []) for talk in texts), default=0)
+    if shape.rejected:
+        return _longest_pair(rows, shape)
     names = [name for name in (shape.question, shape.context, shape.answer) if name]
     counts = [schema.texts(rows, name).str.count_matches(r"\S+").fill_null(0).cast(pl.Int64) for name in names]
     return int(sum(counts[1:], start=counts[0]).max() or 0) if rows.height else 0
+
+
+def _longest_pair(rows: pl.DataFrame, shape: schema.Shape) -> int:
+    """The same of a pair: words of the question and the longer answer, be they texts or messages."""
+    columns = [rows[name].to_list() if name else [""] * rows.height for name in (shape.question, shape.answer)]
+    both = zip(*columns, rows[str(shape.rejected)].to_list(), strict=True)
+    return max((_words(asked) + max(_words(one), _words(other)) for asked, one, other in both), default=0)
+
+
+def _words(value: Any) -> int:
+    """Of a text, or of all messages in a list."""
+    if isinstance(value, list):
+        return sum(_words(part.get("content") or part.get("value")) for part in value if part)
+    return len(str(value or "").split())
 
 
 def _round_up(tokens: int) -> int:

@@ -94,13 +94,14 @@ def prepare(
     section = recipe.data
     table = sources.load(section, given)
     taken, shape = _recognised(table, section, progress)
+    _check_objective(shape, recipe, progress)
     made, in_texts = _synthesise(taken, shape, section, progress, ask=ask, replies=_replies(recipe, run))
     read = dialogues.read(taken, shape, section.on_error) if made is None else dialogues.paired(made.rows)
     rows, cleaned = clean(read.rows, section)
     rows, cleaned, redacted = _redact(rows, cleaned, section, in_texts)
     if any(redacted.values()):
         progress.say(f"Personal data replaced: {privacy.told(redacted)}")
-    asked = made is not None or shape.question is not None or shape.messages is not None
+    asked = made is not None or any((shape.question, shape.messages, shape.rejected))
     kept = _keep(dialogues.complete(rows), [read.dropped, _unreadable(table)], asked, prompt, recipe)
     _some_left(kept, table.name)
     parts = _split(kept.rows, section)
@@ -125,7 +126,11 @@ def prepare(
         boilerplate=audit.boilerplate(kept.rows["answer"].to_list()),
         findings=_findings(kept, parts, prompt, recipe),
         split={name: int((parts.rows["split"] == name).sum()) for name in ("train", "validation", "test")},
-        tokens={part: audit.lengths(kept.rows[f"{part}_tokens"].to_list()) for part in ("prompt", "answer")},
+        tokens={
+            part: audit.lengths(kept.rows[f"{part}_tokens"].to_list())
+            for part in ("prompt", "answer", "rejected")
+            if f"{part}_tokens" in kept.rows.columns
+        },
         lengths=audit.histogram((kept.rows["prompt_tokens"] + kept.rows["answer_tokens"]).to_list()),
         template=prompt.template,
         sample=write.texts(parts.rows.head(1), prompt)[0],
@@ -150,6 +155,18 @@ def _recognised(table: sources.Table, section: DataSection, progress: Progress) 
     if shape.other:
         progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")
     return taken, shape
+
+
+def _check_objective(shape: schema.Shape, recipe: Recipe, progress: Progress) -> None:
+    """A preference is learnt from pairs of answers; of pairs, supervised training learns the better answers alone."""
+    if recipe.train.objective == "dpo" and not shape.rejected:
+        raise UserError(
+            f"train.objective is dpo, and data.source {recipe.data.source} is read as {shape}",
+            "pairs of answers: columns prompt, chosen and rejected, or votes",
+            "name them as data.question, data.answer and data.rejected, or set train.objective: sft",
+        )
+    if shape.rejected and recipe.train.objective == "sft":
+        progress.say("Pairs of answers: train.objective sft learns the better ones alone, dpo learns to prefer them")
 
 
 def _replies(recipe: Recipe, run: Run) -> Replies:
@@ -238,7 +255,8 @@ def _some_left(kept: Kept, name: str) -> None:
 def _split(rows: pl.DataFrame, section: DataSection) -> Parts:
     compared = rows
     if "turn" in rows.columns:  # "And at night?" is the same question in many conversations, and not the same case
-        first = pl.when(pl.col("turn") == 0).then("question").otherwise(pl.lit(""))
+        later = pl.col("history").list.first().list.first() if "rejected" in rows.columns else pl.lit("")
+        first = pl.when(pl.col("turn") == 0).then("question").otherwise(later)
         compared = rows.with_columns(question=first)
     clusters = duplicates.clusters(compared, section.near_duplicate)
     for column, whole in (("turn", "row"), ("passage", "passage")):  # turns of a record, pairs from a passage

@@ -21,14 +21,21 @@ class Shape:
     question: str | None = None
     context: str | None = None
     messages: str | None = None
+    rejected: str | None = None
+    vote: str | None = None
     other: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.messages:
             return f"{self.kind}: each assistant turn of {self.messages}"
+        asked = f"{self.question}{f' + {self.context}' if self.context else ''} -> " if self.question else ""
+        if self.vote:
+            return f"{self.kind}: {asked}{self.answer} or {self.rejected}, as {self.vote} says"
+        if self.rejected:
+            return f"{self.kind}: {asked}{self.answer} over {self.rejected}"
         if self.question is None:
             return f"{self.kind}: {self.answer}"
-        return f"{self.kind}: {self.question}{f' + {self.context}' if self.context else ''} -> {self.answer}"
+        return f"{self.kind}: {asked}{self.answer}"
 
 
 # kind, question, context, answer; the order decides where several fit
@@ -45,6 +52,9 @@ KNOWN = (
     ("text", None, None, "text"),
 )
 MESSAGES = ("messages", "conversations", "conversation")
+# kind, chosen, rejected, vote
+PREFERENCES = (("preference", "chosen", "rejected", None), ("votes", "answer_a", "answer_b", "vote"))
+ASKED = ("prompt", "question", "instruction", "input")
 
 
 def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
@@ -60,6 +70,9 @@ def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
         return Shape("text", _column("text", section.text, columns))
     found = _known(columns)
     context = _column("context", section.context, columns) if section.context else None
+    pairs = _preference(rows, columns, section)
+    if pairs:
+        return replace(pairs, context=context, other=tuple(str(shape) for shape in found))
     if section.question or section.answer:
         question = section.question or _missing("question", columns)
         answer = section.answer or _missing("answer", columns)
@@ -72,7 +85,7 @@ def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
     if not found:
         raise UserError(
             f"data.source {section.source}: no known record shape; its columns are {shown(columns)}",
-            "question/answer, instruction/response, input/output, messages, conversations or text",
+            "question/answer, instruction/response, input/output, chosen/rejected, messages, conversations or text",
             "name them as data.question and data.answer, or data.text",
         )
     return replace(found[0], context=context) if context else found[0]
@@ -85,6 +98,32 @@ def _messages(rows: pl.DataFrame, column: str) -> Shape:
             "a list of messages with role and content, or from and value",
         )
     return Shape("messages", column, messages=column)
+
+
+def _preference(rows: pl.DataFrame, columns: list[str], section: DataSection) -> Shape | None:
+    """Two answers of which one is preferred: as the recipe names them, or by their names where it names no answer."""
+    lowered = {name.lower().strip(): name for name in columns}
+    if section.rejected:
+        kind, vote = "preference", None
+        chosen = _column("answer", section.answer or _missing("answer", columns), columns)
+        rejected = _column("rejected", section.rejected, columns)
+    else:
+        fits = [pair for pair in PREFERENCES if all(name is None or name in lowered for name in pair[1:])]
+        if not fits or section.answer:
+            return None
+        kind, chosen, rejected, vote = fits[0]
+        chosen, rejected, vote = lowered[chosen], lowered[rejected], vote and lowered[vote]
+    asked = next((lowered[name] for name in ASKED if name in lowered), None)
+    question = _column("question", section.question, columns) if section.question else asked
+    if question is None and not rows[chosen].dtype.is_nested():
+        raise UserError(
+            f"data.source {section.source}: {chosen} and {rejected} are texts, and no column holds the question",
+            f"one of {listed(ASKED)}, or lists of messages that hold it",
+            "name it as data.question",
+        )
+    if section.context and any(name and rows[name].dtype.is_nested() for name in (question, chosen, rejected)):
+        raise UserError("data.context: these pairs are lists of messages", "context in the messages", "leave it out")
+    return Shape(kind, chosen, question, rejected=rejected, vote=vote)
 
 
 def _known(columns: list[str]) -> list[Shape]:

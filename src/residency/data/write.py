@@ -18,7 +18,7 @@ from residency.recipe import Recipe
 from residency.workspace import Run, sha256
 
 LIBRARIES = ("residency", "polars", "rensa", "tokenizers", "transformers")
-DIALOGUE = ("row", "turn", "system", "history", "question", "answer")
+DIALOGUE = ("row", "turn", "system", "history", "question", "answer", "rejected")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "config.json")
 
 

@@ -13,7 +13,7 @@ from residency.data.privacy import names as naming
 from residency.data.privacy.finder import HIDDEN, Finder, Span, compact
 from residency.data.privacy.finders import FINDERS
 
-COLUMNS = ("system", "question", "context", "answer")  # in reading order: placeholders count upwards
+COLUMNS = ("system", "question", "context", "answer", "rejected")  # in reading order: placeholders count upwards
 KINDS = (*dict.fromkeys(finder.kind for finder in FINDERS if finder.kind), "name")
 HINT = "|".join(f"(?:{finder.hint})" for finder in FINDERS if finder.kind)
 PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(KINDS).upper()})(?:_\d+)?\]")
@@ -45,7 +45,7 @@ class Cell:
 
 
 def redact(rows: pl.DataFrame, names: bool | str = False) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Replace personal data in system, question, context and answer; returns the rows and how many of each kind went.
+    """Replace personal data in system, question, context and answers; returns the rows and how many of each kind went.
 
     The counts always hold `email` and `phone`, and those of the other `KINDS` of which there were any. A value that is
     the only one of its kind in a row or conversation becomes [EMAIL]; where there are several, [EMAIL_1], [EMAIL_2].
