@@ -93,8 +93,7 @@ def prepare(
     progress = progress or Silent()
     section = recipe.data
     table = sources.load(section, given)
-    taken, shape = _recognised(table, section, progress)
-    _check_objective(shape, recipe, progress)
+    taken, shape = _recognised(table, recipe, progress)
     made, in_texts = _synthesise(taken, shape, section, progress, ask=ask, replies=_replies(recipe, run))
     read = dialogues.read(taken, shape, section.on_error) if made is None else dialogues.paired(made.rows)
     rows, cleaned = clean(read.rows, section)
@@ -126,11 +125,7 @@ def prepare(
         boilerplate=audit.boilerplate(kept.rows["answer"].to_list()),
         findings=_findings(kept, parts, prompt, recipe),
         split={name: int((parts.rows["split"] == name).sum()) for name in ("train", "validation", "test")},
-        tokens={
-            part: audit.lengths(kept.rows[f"{part}_tokens"].to_list())
-            for part in ("prompt", "answer", "rejected")
-            if f"{part}_tokens" in kept.rows.columns
-        },
+        tokens=_tokens(kept.rows),
         lengths=audit.histogram((kept.rows["prompt_tokens"] + kept.rows["answer_tokens"]).to_list()),
         template=prompt.template,
         sample=write.texts(parts.rows.head(1), prompt)[0],
@@ -146,12 +141,19 @@ def _placed(dropped: pl.DataFrame, table: sources.Table) -> pl.DataFrame:
     return dropped.with_columns(position=pl.Series([table.where(row) for row in dropped["row"]], dtype=pl.String))
 
 
-def _recognised(table: sources.Table, section: DataSection, progress: Progress) -> tuple[pl.DataFrame, schema.Shape]:
+def _tokens(rows: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Lengths in tokens of prompts and answers, and of rejected answers where there are any."""
+    parts = [part for part in ("prompt", "answer", "rejected") if f"{part}_tokens" in rows.columns]
+    return {part: audit.lengths(rows[f"{part}_tokens"].to_list()) for part in parts}
+
+
+def _recognised(table: sources.Table, recipe: Recipe, progress: Progress) -> tuple[pl.DataFrame, schema.Shape]:
     """The rows that are taken, and how their columns are read; what is worth knowing of both is said."""
     for note in table.notes:
         progress.say(note)
-    taken = _take(table.rows, section)
-    shape = schema.recognise(taken, section)
+    taken = _take(table.rows, recipe.data)
+    shape = schema.recognise(taken, recipe.data)
+    _check_objective(shape, recipe, progress)
     if shape.other:
         progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")
     return taken, shape
