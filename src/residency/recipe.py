@@ -25,6 +25,7 @@ from residency.sections import (
     Section,
     Share,
     SynthesiseSection,
+    against_dpo,
 )
 
 BUILT_IN_RECIPE = "doctor"
@@ -227,6 +228,13 @@ class Recipe(Section):
     prompt: PromptSection = Field(default_factory=PromptSection)
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+
+    @model_validator(mode="after")
+    def _dpo_holds(self) -> Recipe:
+        reason = against_dpo(self.train, self.prompt.learn) if self.train.objective == "dpo" else ""
+        if reason:
+            raise ValueError(f"train.objective is dpo, but {reason}")
+        return self
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -48,6 +48,25 @@ class DpoSection(Section):
         if self.label_smoothing and self.loss_type != "robust":
             raise ValueError(f"label_smoothing is of loss_type robust, and loss_type is {self.loss_type}")
         return self
+
+
+def against_dpo(train: Any, learn: str) -> str:
+    """Which setting of a recipe's section `train`, or of `prompt.learn`, does not hold under DPO; empty where all do."""
+    lora = train.lora if train.method in ("lora", "qlora") else LoraSection()
+    changes = train.method in ("full", "freeze")
+    reasons = {
+        "prompt.learn is everything, and answers are compared; set answer": learn != "answer",
+        "train.label_smoothing is of tokens; for swapped pairs set train.dpo.loss_type: robust and "
+        "train.dpo.label_smoothing": train.label_smoothing > 0,
+        f"train.lora.dropout is {lora.dropout:g}, and a comparison must not hang on chance; set 0": lora.dropout > 0,
+        f"train.lora.variant {lora.variant} changes the base; use standard, rslora or dora": lora.variant
+        in ("pissa", "olora"),
+        "TRL can't hold a model to its start under train.method prompt-tuning; use lora": train.method
+        == "prompt-tuning",
+        f"train.dpo.reference is base, which train.method {train.method} changes; set start": changes
+        and train.dpo.reference == "base",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 class FreezeSection(Section):

@@ -16,8 +16,8 @@ from residency.prompts import Example, Prompt
 from residency.recipe import Recipe
 from residency.train import adapters, checkpoints, loop, merge, schedules, start, trackers
 from residency.train.best import Judge
-from residency.train.forecast import summarise
 from residency.train.guard import Guard, restore
+from residency.train.objective import objective_of
 from residency.train.results import Ending, TrainReport, report_of
 from residency.train.setup import Setup, arguments, build_model, setup_of
 from residency.train.steps import places_of
@@ -49,6 +49,7 @@ def train(
     """
     progress = progress or Silent()
     environment.keep_freed_memory()
+    objective = objective_of(recipe, run, prompt, progress)
     examples, validation = (
         prompt.examples(((d.question, d.answer, d.before) for d in run.dialogues(split)), recipe.model.max_length)
         for split in ("train", "validation")
@@ -60,13 +61,13 @@ def train(
         checkpoint = loop.resumable(run, progress) if resume else None
         begun = start.find(recipe, run) if checkpoint is None else None
         model = _begin(recipe, begun, setup, progress)
-        summary = summarise(model, examples, recipe.train, setup.steps, setup.tokens_per_batch)
+        summary = objective.summarise(model, examples, setup)
         progress.table("Model and run", summary.rows())
         continued_from = _continued_from(checkpoint, begun)
         if checkpoint is None:
             run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
         _keep_start(model, recipe, run)
-        trainer = ResidencyTrainer(
+        trainer = objective.trainer(
             model=model,
             args=options,
             train_dataset=examples,
@@ -85,7 +86,8 @@ def train(
         )
         ending = _go(trainer, recipe, run, progress, checkpoint)
         agreement = _save(trainer, recipe, run, prompt, validation or examples)
-        report = replace(report_of(trainer, setup, summary, ending, agreement), continued_from=continued_from)
+        report = report_of(trainer, setup, summary, ending, agreement)
+        report = replace(report, continued_from=continued_from, preference=objective.measured(trainer))
         run.write_json("train.json", asdict(report))
     checkpoints.discard(run.folder / checkpoints.FOLDER)
     return report

@@ -34,7 +34,8 @@ class TrainReport:
     """What training took and what it reached. Seconds, bytes, tokens; losses in nats a token.
 
     `best_value` is what `best_by` was at `best_step`. Where `averaged` names steps, the model is the mean of them.
-    Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`.
+    Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`. `preference` has
+    the settings of DPO, and what the model prefers of held-out pairs before and after (`rewards.compared`).
     """
 
     method: str
@@ -64,6 +65,7 @@ class TrainReport:
     averaged: list[int] = field(default_factory=list)
     averaged_validation_loss: float | None = None
     continued_from: dict[str, Any] | None = None
+    preference: dict[str, Any] | None = None
 
 
 def finished(run: Run) -> TrainReport | None:

@@ -19,6 +19,8 @@ from residency.train.optimizers import muon as muon_for
 from residency.train.steps import EpochSampler, StepCollator
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
+# As TRL calls them, and as metrics.jsonl does.
+REWARDS = {"rewards/margins": "reward_margin", "rewards/accuracies": "reward_accuracy"}
 
 
 @dataclass
@@ -153,6 +155,7 @@ class Recorder(TrainerCallback):
         if "eval_loss" in logs:
             row |= {f"validation_{key[5:]}": value for key, value in logs.items() if key.startswith("eval_")}
         elif "loss" in logs:
+            row |= {name: logs[key] for key, name in REWARDS.items() if key in logs}
             row |= {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "grad_norm": logs.get("grad_norm")}
         else:
             return
