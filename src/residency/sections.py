@@ -51,7 +51,7 @@ class DpoSection(Section):
 
 
 def against_dpo(train: Any, learn: str) -> str:
-    """Which setting of a recipe's section `train`, or of `prompt.learn`, does not hold under DPO; empty where all do."""
+    """Which setting of a recipe's `train` section, or of `prompt.learn`, fails under DPO; empty where all hold."""
     lora = train.lora if train.method in ("lora", "qlora") else LoraSection()
     changes = train.method in ("full", "freeze")
     reasons = {

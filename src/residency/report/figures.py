@@ -35,12 +35,12 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def loss(metrics: Sequence[dict[str, Any]], best_step: int | None = None) -> str:
+def loss(metrics: Sequence[dict[str, Any]], best_step: int | None = None, unit: str = "loss (nats a token)") -> str:
     """Training and validation loss over the steps; the best validation is marked."""
     steps = [(row["step"], row["loss"]) for row in metrics if row.get("loss") is not None]
     validations = [(row["step"], row["validation_loss"]) for row in metrics if "validation_loss" in row]
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes("step", "loss (nats a token)")
+        figure, axes = _axes("step", unit)
         axes.plot(*_columns(steps), color=BASE, linewidth=1.2, label="training")
         if validations:
             axes.plot(*_columns(validations), color=TUNED, linewidth=2, marker="o", markersize=3.5, label="validation")
@@ -48,6 +48,17 @@ def loss(metrics: Sequence[dict[str, Any]], best_step: int | None = None) -> str
             axes.plot(*_columns(marked), color=TUNED, marker="o", markersize=9, fillstyle="none", linewidth=0)
         axes.legend(loc="upper right")
         return _svg(figure, "loss")
+
+
+def rewards(points: dict[str, list[tuple[float, float]]]) -> str:
+    """The rewards of chosen and rejected answers over the steps."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("step", "reward")
+        for (name, own), colour in zip(points.items(), (TUNED, BASE), strict=True):
+            axes.plot(*_columns(own), color=colour, linewidth=1.8, marker="o", markersize=3.5, label=name)
+        axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
+        axes.legend(loc="best")
+        return _svg(figure, "rewards")
 
 
 def learning_rate(metrics: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures
+from residency.report import figures, preferences
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -89,12 +89,27 @@ def report(run: Run) -> Path:
         **content,
         pictures={name: Markup(picture) for name, picture in pictures.items()},
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
-        verdicts=verdicts(content["evaluate"]) if content["evaluate"] else [],
+        verdicts=_verdicts(content),
+        preference=_preference(content),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
     )
     return run.write_text("report.html", page)
+
+
+def _verdicts(content: dict[str, Any]) -> list[tuple[str, str]]:
+    found = verdicts(content["evaluate"]) if content["evaluate"] else []
+    measured = content["train"] and content["train"].get("preference")
+    preferred = preferences.verdict(measured) if measured else None
+    return [preferred, *found] if preferred else found
+
+
+def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
+    """What the page says of preferences; None where none were learnt, or no pair was held out."""
+    measured = content["train"] and content["train"].get("preference")
+    split = preferences.held_out(measured) if measured else None
+    return {"split": split, "rows": preferences.rows(measured)} if split else None
 
 
 def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,7 +175,11 @@ def _whisker(difference: dict[str, float]) -> dict[str, float]:
 def _pictures(content: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
     found = {"lengths": figures.lengths(content["data"]["lengths"], content["recipe"]["model"]["max_length"])}
     if metrics:
-        found["loss"] = figures.loss(metrics, content["train"]["best_step"])
+        unit = "loss (nats a pair)" if content["train"].get("preference") else "loss (nats a token)"
+        found["loss"] = figures.loss(metrics, content["train"]["best_step"], unit)
+        points = preferences.points(metrics)
+        if all(points.values()):
+            found["rewards"] = figures.rewards(points)
         found["learning_rate"] = figures.learning_rate(metrics)
     return found
 

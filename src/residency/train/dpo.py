@@ -116,7 +116,7 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
         for batch, size in zip(batches, sizes, strict=True):
             self._choose_attention(batch["input_ids"].shape[1])
             with self.compute_loss_context_manager():
-                share = self.compute_loss(model, batch) * size / sum(sizes)
+                share = self._compute_loss(model, batch, return_outputs=False) * size / sum(sizes)
             self.accelerator.backward(share)
             loss += share.detach()
         for name, values in self._metrics["train"].items():  # TRL would log their plain mean
@@ -163,7 +163,7 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
             with torch.no_grad():
                 for places, batch in self._batches(pairs):
                     with self.compute_loss_context_manager():
-                        loss += float(self.compute_loss(self.model, batch)) * len(places)
+                        loss += float(self._compute_loss(self.model, batch, return_outputs=False)) * len(places)
                     sums[:, places] = _sums(kept.pop())
         finally:
             hook.remove()
