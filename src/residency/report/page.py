@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures, preferences
+from residency.report import figures, preferred
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -101,15 +101,15 @@ def report(run: Run) -> Path:
 def _verdicts(content: dict[str, Any]) -> list[tuple[str, str]]:
     found = verdicts(content["evaluate"]) if content["evaluate"] else []
     measured = content["train"] and content["train"].get("preference")
-    preferred = preferences.verdict(measured) if measured else None
-    return [preferred, *found] if preferred else found
+    sentence = preferred.verdict(measured) if measured else None
+    return [sentence, *found] if sentence else found
 
 
 def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
     """What the page says of preferences; None where none were learnt, or no pair was held out."""
     measured = content["train"] and content["train"].get("preference")
-    split = preferences.held_out(measured) if measured else None
-    return {"split": split, "rows": preferences.rows(measured)} if split else None
+    split = preferred.held_out(measured) if measured else None
+    return {"split": split, "rows": preferred.rows(measured)} if split else None
 
 
 def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ def _pictures(content: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[st
     if metrics:
         unit = "loss (nats a pair)" if content["train"].get("preference") else "loss (nats a token)"
         found["loss"] = figures.loss(metrics, content["train"]["best_step"], unit)
-        points = preferences.points(metrics)
+        points = preferred.points(metrics)
         if all(points.values()):
             found["rewards"] = figures.rewards(points)
         found["learning_rate"] = figures.learning_rate(metrics)

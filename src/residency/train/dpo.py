@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,11 @@ class PairCollator:
 
     def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Cut and pad the pairs of one optimizer step."""
-        return {"micro_batches": [batch for _, batch in self.batches(pairs)]}
+        return {"micro_batches": [self.padded([pairs[place] for place in places]) for places in self.cut(pairs)]}
 
-    def batches(self, pairs: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Places of the pairs in each micro-batch, and the batch; a pair is two rows as long as its longer answer."""
-        for places in cut([length_of(pair) for pair in pairs], self.tokens_per_batch // 2):
-            yield places, self.padded([pairs[place] for place in places])
+    def cut(self, pairs: Iterable[dict[str, Any]]) -> list[list[int]]:
+        """Places of the pairs in each micro-batch; a pair takes two rows as long as its longer answer's."""
+        return cut([length_of(pair) for pair in pairs], self.tokens_per_batch // 2)
 
 
 class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
@@ -153,26 +152,26 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
 
     def _look(self, dataset: Dataset) -> tuple[float, Likelihoods]:
         """TRL's loss over pairs, and how likely their answers are."""
-        pairs = dataset.to_list()
-        sums = np.zeros((2, len(pairs)))
+        sums = np.zeros((2, len(dataset)))
         kept: list[torch.Tensor] = []
         self.model.eval()
         hook = self.model.register_forward_hook(lambda _module, _inputs, out: kept.append(out.log_probs))
         loss = 0.0
         try:
             with torch.no_grad():
-                for places, batch in self._batches(pairs):
+                for places, batch in self._batches(dataset):
                     with self.compute_loss_context_manager():
                         loss += float(self._compute_loss(self.model, batch, return_outputs=False)) * len(places)
                     sums[:, places] = _sums(kept.pop())
         finally:
             hook.remove()
             self._metrics["eval"].clear()  # TRL would log the mean of the batches, whatever their sizes
-        return loss / len(pairs), Likelihoods(*sums)
+        return loss / len(dataset), Likelihoods(*sums)
 
-    def _batches(self, pairs: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Micro-batches on the device, in the attention that is fast at their length."""
-        for places, batch in self.collator.batches(pairs):
+    def _batches(self, dataset: Dataset) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Places of the pairs and their micro-batch on the device, in the attention that is fast at its length."""
+        for places in self.collator.cut(dataset):
+            batch = self.collator.padded([dataset[place] for place in places])
             self._choose_attention(batch["input_ids"].shape[1])
             yield places, self._prepare_inputs(batch)
 
@@ -209,11 +208,10 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
 
     def _say(self, dataset: Dataset, done: int, total: int) -> Floats:
         """Log-probabilities [2, pairs] of the chosen and the rejected answers by the model as it stands."""
-        pairs = dataset.to_list()
-        sums = np.zeros((2, len(pairs)))
+        sums = np.zeros((2, len(dataset)))
         self.model.eval()
         with torch.no_grad():
-            for places, batch in self._batches(pairs):
+            for places, batch in self._batches(dataset):
                 labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
                 inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
                 with self.compute_loss_context_manager():

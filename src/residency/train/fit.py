@@ -79,10 +79,7 @@ def train(
             callbacks=[*callbacks],
             origin=checkpoints.origin_of(recipe, run, continued_from),
             metrics=run.path(checkpoints.METRICS),
-            kept=max(checkpoints.KEPT, recipe.train.average_last or 0),
             rate=schedules.factor(recipe.train, setup.steps),
-            smoothing=recipe.train.label_smoothing,
-            muon=recipe.train.optimizer == "muon",
         )
         ending = _go(trainer, recipe, run, progress, checkpoint)
         agreement = _save(trainer, recipe, run, prompt, validation or examples)

@@ -9,6 +9,7 @@ from typing import Any
 from residency.progress import Progress
 from residency.prompts import Example, Prompt
 from residency.recipe import Recipe
+from residency.train import checkpoints
 from residency.train.forecast import Summary, summarise
 from residency.train.setup import Setup
 from residency.train.trainer import ResidencyTrainer
@@ -26,8 +27,13 @@ class Objective:
         return summarise(model, examples, self.recipe.train, setup.steps, setup.tokens_per_batch)
 
     def trainer(self, **options: Any) -> ResidencyTrainer:
-        """What goes through the steps; the options are those of a ResidencyTrainer."""
-        return ResidencyTrainer(**options)
+        """What goes through the steps; the options are those of a ResidencyTrainer that the recipe alone can't tell."""
+        return ResidencyTrainer(smoothing=self.recipe.train.label_smoothing, **self.settings(), **options)
+
+    def settings(self) -> dict[str, Any]:
+        """Options of any trainer that the recipe tells."""
+        train = self.recipe.train
+        return {"muon": train.optimizer == "muon", "kept": max(checkpoints.KEPT, train.average_last or 0)}
 
     def measured(self, trainer: Any) -> dict[str, Any] | None:
         """What the trained model's preferences are on held-out pairs; None where there are no pairs."""

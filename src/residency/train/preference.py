@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from residency.errors import UserError
 from residency.progress import Progress
@@ -26,6 +26,7 @@ from residency.workspace import Run
 
 SPLITS = ("train", "validation", "test")
 EXTRA = "residency[preference]"
+ROWS = 1000  # that are Python's numbers at once, which take many times the room of the table's
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,16 @@ class Pairs:
 
     def dataset(self) -> Dataset:
         """As TRL reads them: columns prompt_ids, chosen_ids and rejected_ids."""
-        both = list(zip(self.chosen, self.rejected, strict=True))
-        return Dataset.from_dict(
-            {
-                "prompt_ids": [one.input_ids[: one.learn_from] for one, _ in both],
-                "chosen_ids": [one.input_ids[one.learn_from :] for one, _ in both],
-                "rejected_ids": [other.input_ids[other.learn_from :] for _, other in both],
-            }
-        )
+        parts = [self._part(slice(start, start + ROWS)) for start in range(0, len(self), ROWS)]
+        return concatenate_datasets([Dataset.from_dict(part) for part in parts])
+
+    def _part(self, rows: slice) -> dict[str, list[tuple[int, ...]]]:
+        both = list(zip(self.chosen[rows], self.rejected[rows], strict=True))
+        return {
+            "prompt_ids": [one.input_ids[: one.learn_from] for one, _ in both],
+            "chosen_ids": [one.input_ids[one.learn_from :] for one, _ in both],
+            "rejected_ids": [other.input_ids[other.learn_from :] for _, other in both],
+        }
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Preference(Objective):
             pairs=datasets,
             processing_class=self.prompt.tokenizer,
             progress=self.progress,
+            **self.settings(),
             **options,
         )
 
