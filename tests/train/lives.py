@@ -36,6 +36,9 @@ from residency.cli import app
 from residency.train import checkpoints
 from residency.train.trainer import ResidencyTrainer
 
+with contextlib.suppress(ImportError):  # an extra
+    import trl.trainer.dpo_trainer  # noqa: F401
+
 FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir"}
 PATIENCE = 60  # seconds of a life
 CLOCK = ("seconds", "step_seconds", "tokens_per_second")

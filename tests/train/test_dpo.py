@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_checkpoints import Lives, written
 
 from conftest import PEOPLE, TOPICS, StopsAt, write_jsonl
 from residency import pipeline
@@ -228,6 +231,26 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert metrics_of(folder) == metrics_of(whole)
         assert report_of(folder)["preference"] == report_of(whole)["preference"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forks of a warm process")
+def test_a_training_killed_at_random_moments_ends_in_the_same_bits(
+    raw: dict[str, Any], prepared: Path, tmp_path: Path
+) -> None:
+    recipe = written(raw, tmp_path, epochs=2, evaluate_every=2)
+    lives, chance = Lives(), random.Random(4)
+    try:
+        whole = lives.live(recipe, Path(shutil.copytree(prepared, tmp_path / "whole")), compare=True)
+        assert whole["code"] == 0, whole["errors"]
+        folder = Path(shutil.copytree(prepared, tmp_path / "killed"))
+        deaths = [
+            lives.live(recipe, folder, "--resume", die=chance.randint(1, whole["moments"] // 2)) for _ in range(5)
+        ]
+        assert sum(life["status"] == -9 for life in deaths) >= 3
+        again = lives.live(recipe, folder, "--resume", compare=True)
+    finally:
+        lives.close()
+    assert again["ended"] == whole["ended"]
 
 
 def test_a_resume_without_what_the_reference_said_is_refused(

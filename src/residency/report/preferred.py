@@ -44,7 +44,7 @@ def held_out(preference: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
 def rows(preference: dict[str, Any]) -> list[dict[str, str]]:
     """A row for each metric: label, meaning, before, after, difference, interval and verdict, as texts."""
     measured = held_out(preference)
-    return [_row(name, own) for name, own in measured[1]["metrics"].items()] if measured else []
+    return [_row(name, measured[1]["metrics"][name]) for name in METRICS] if measured else []
 
 
 def verdict(preference: dict[str, Any]) -> tuple[str, str] | None:
