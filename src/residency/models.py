@@ -98,6 +98,27 @@ def load_tokenizer(section: ModelSection, progress: Progress | None = None) -> P
     return tokenizer
 
 
+def load_config(section: ModelSection, progress: Progress | None = None) -> Any:
+    """The base model's configuration; its weights need not be here."""
+    from transformers import AutoConfig
+
+    where, gguf = locate(section, progress)
+    with _loading(section, where):
+        return AutoConfig.from_pretrained(where, **_options(section, gguf))
+
+
+def has_weights(section: ModelSection) -> bool:
+    """Whether a base model's weights lie on this machine, so that loading it fetches nothing."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+
+    where, gguf = locate(section)
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+    if gguf or Path(where).is_dir():
+        return bool(gguf) or any((Path(where) / name).is_file() for name in names)
+    return any(isinstance(try_to_load_from_cache(where, name, revision=section.revision), str) for name in names)
+
+
 def load_base(
     section: ModelSection, dtype: torch.dtype | None = None, attention: str = "sdpa", progress: Progress | None = None
 ) -> PreTrainedModel:

@@ -5,7 +5,8 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from residency.workspace import Run, replacing
 if TYPE_CHECKING:
     from residency.evaluate import EvaluationReport
     from residency.prompts import Prompt
-    from residency.train import TrainReport
+    from residency.train import Examples, Plan, TrainReport
 
 PREPARED_WITH = ("data", "model", "prompt")  # sections of a recipe that decide what `data/` holds
 
@@ -29,9 +30,15 @@ def folder_of(recipe: Recipe, out: Path | None) -> Path:
 
 
 def run(
-    recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False, overwrite: bool = False
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    fit: bool = False,
 ) -> Path:
-    """All stages; returns the path of `report.html`.
+    """All stages; returns the path of `report.html`. `fit` takes the nearest setting that this machine has memory for.
 
     Raises:
         UserError: the folder holds a run of another recipe, or a stage refuses its input.
@@ -39,12 +46,12 @@ def run(
     """
     progress = progress or Silent()
     if not overwrite:
-        _refuse_another(recipe, folder)
+        _refuse_another(recipe, folder, fit)
     go_on = resume and (folder / "data" / "report.json").is_file()
     if not go_on:
         prepare(recipe, folder, progress)
     if not (go_on and (folder / "train.json").is_file()):
-        train(recipe, folder, progress, resume=go_on)
+        train(recipe, folder, progress, resume=go_on, fit=fit)
     evaluate(folder, progress)
     return report(folder, progress)
 
@@ -93,16 +100,67 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     return _prepared(made, progress)
 
 
-def train(recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False) -> TrainReport:
-    """Fine-tune on the prepared data; leaves `model/`, `metrics.jsonl`, `train.json`; see `residency.train.train`."""
+def plan(
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    measure: bool = True,
+    machines: Sequence[str] = (),
+    fit: bool = False,
+) -> Plan:
+    """What a run will take, here and on machines of the table; see `residency.train.plan`. Leaves nothing behind.
+
+    The data is the prepared data of the run folder, or else prepared for this and thrown away.
+    """
+    from residency import train as training
+
+    progress = progress or Silent()
+    progress.stage("Plan")
+    with tempfile.TemporaryDirectory() as scratch:
+        given, notes = _planned(recipe, folder, Run(Path(scratch)), progress)
+    found = training.plan(recipe, given, progress, measure=measure, names=machines, notes=notes)
+    if fit and found.fitting and found.fitting != recipe:
+        taken = f"Taken, since the recipe as it stands does not fit: {found.nearest}"
+        found = training.plan(found.fitting, given, progress, measure=measure, names=machines, notes=[*notes, taken])
+    return found
+
+
+def _planned(recipe: Recipe, folder: Path, scratch: Run, progress: Progress) -> tuple[Examples, list[str]]:
+    """The examples to plan over, and what has to be said of them."""
+    from residency import data
+    from residency import train as training
+
+    try:
+        prompt = _prompt(recipe, progress)
+    except UserError as error:
+        given = training.assumed(recipe)
+        return given, [f"No tokenizer ({error.found}): {training.described(given)} are assumed."]
+    made = Run(folder)
+    if not data.reusable(recipe, made):
+        Run.create(scratch.folder, recipe)
+        data.prepare(recipe, scratch, prompt)
+        made = scratch
+    return training.examples(recipe, made, prompt), []
+
+
+def train(
+    recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False, fit: bool = False
+) -> TrainReport:
+    """Fine-tune on the prepared data; leaves `model/`, `metrics.jsonl`, `train.json`; see `residency.train.train`.
+
+    `fit` takes the nearest setting that this machine has memory for, where the recipe as it stands will not fit.
+    """
     from residency import train as training
 
     progress = progress or Silent()
     progress.stage("Train")
     opened = Run.open(folder)
     _refuse_other_data(recipe, opened)
-    Run.create(folder, recipe)
     prompt = _prompt(recipe, progress)
+    if fit:
+        recipe = _fitted(recipe, opened, prompt, progress)
+    Run.create(folder, recipe)
     with _working(opened, f"residency train RECIPE --resume --out {folder}"):
         opened.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
         found = training.train(recipe, opened, prompt, progress, resume=resume)
@@ -177,8 +235,23 @@ def _working(opened: Run, again: str) -> Iterator[None]:
             raise Interrupted(f"{stopped}; go on with `{again}`") from None
 
 
-def _refuse_another(recipe: Recipe, folder: Path) -> None:
-    if (folder / "recipe.yaml").is_file() and Run.open(folder).recipe != recipe:
+def _fitted(recipe: Recipe, opened: Run, prompt: Prompt, progress: Progress) -> Recipe:
+    from residency import train as training
+
+    found = training.fitted(recipe, opened, prompt)
+    if found != recipe:
+        progress.say(f"Taken, since the recipe as it stands does not fit: {training.said(recipe, found)}")
+    return found
+
+
+def _refuse_another(recipe: Recipe, folder: Path, fit: bool = False) -> None:
+    """`fit` may have changed how this recipe was trained, but nothing else."""
+    if not (folder / "recipe.yaml").is_file():
+        return
+    before = Run.open(folder).recipe
+    if fit:
+        before = before.model_copy(update={"train": recipe.train})
+    if before != recipe:
         raise UserError(
             f"run folder {folder}: holds a run of another recipe",
             "a new folder, or the same recipe",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,19 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 from transformers.trainer import TRAINER_STATE_NAME
 
 from residency import environment, models
-from residency.errors import Interrupted
+from residency.errors import Interrupted, UserError
+from residency.forecast.speed import matrix_product_speed
 from residency.progress import Progress, Silent
-from residency.prompts import Prompt
+from residency.prompts import Example, Prompt
 from residency.recipe import Recipe
-from residency.train.forecast import Summary, matrix_product_speed, summarise
+from residency.train import fitting
+from residency.train.planning import VALIDATIONS_PER_EPOCH, Forecast, forecast_here, gib, job_of
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
 from residency.train.watch import Finding, read_curves
 from residency.workspace import Run, replacing
 
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
 GPU_TOKENS = 16384
-VALIDATIONS_PER_EPOCH = 2
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class TrainReport:
     diagnosis: list[Finding]
     summary: dict[str, Any]
     environment: dict[str, str]
+    forecast: dict[str, dict[str, float]]
 
 
 def train(
@@ -80,14 +81,12 @@ def train(
         if resume:
             progress.say("No checkpoint to go on from: training starts at the beginning")
     environment.keep_freed_memory()
-    examples, validation = (
-        [prompt.example(d.question, d.answer, recipe.model.max_length, d.before) for d in run.dialogues(split)]
-        for split in ("train", "validation")
-    )
+    examples, validation = _examples(recipe, run, prompt)
     setup = _setup(recipe, len(examples))
+    forecast = forecast_here(job_of(recipe, setup, examples, validation), setup.device)
+    progress.table("Model and run", forecast.rows())
+    fitting.refuse(recipe, setup, forecast.memory, examples, validation)
     model = _model(recipe, setup, progress)
-    summary = summarise(model, examples, recipe.train, setup.steps, setup.tokens_per_batch)
-    progress.table("Model and run", summary.rows())
     trainer = ResidencyTrainer(
         model=model,
         args=_arguments(recipe, run, setup, validated=bool(validation)),
@@ -106,9 +105,35 @@ def train(
     except KeyboardInterrupt:
         raise Interrupted(f"training stopped at step {trainer.state.global_step} of {setup.steps}") from None
     _save(trainer, recipe, run, prompt)
-    report = _report(trainer, setup, summary, metrics)
+    report = _report(trainer, setup, forecast, metrics)
     run.write_json("train.json", asdict(report))
     return report
+
+
+def fitted(recipe: Recipe, run: Run, prompt: Prompt) -> Recipe:
+    """The recipe itself where this machine has the memory for it, or the nearest one whose run fits.
+
+    Raises:
+        UserError: none does.
+    """
+    examples, validation = _examples(recipe, run, prompt)
+    setup = _setup(recipe, len(examples))
+    free = fitting.free_memory(setup.device)
+    found = fitting.fitted(recipe, setup, examples, validation, free)
+    if found is None:
+        raise UserError(
+            f"no setting of this model fits into the {gib(free)} that can be had", "", "take a smaller model"
+        )
+    return found
+
+
+def _examples(recipe: Recipe, run: Run, prompt: Prompt) -> tuple[list[Example], list[Example]]:
+    """The examples of training and validation, in tokens."""
+    training, validation = (
+        [prompt.example(d.question, d.answer, recipe.model.max_length, d.before) for d in run.dialogues(split)]
+        for split in ("train", "validation")
+    )
+    return training, validation
 
 
 def _setup(recipe: Recipe, examples: int) -> Setup:
@@ -223,6 +248,7 @@ def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -
     if recipe.train.method == "lora":
         with replacing(run.path("adapter")) as adapter:
             trainer.model.save_pretrained(str(adapter))
+        _let_go(trainer)
         model = models.merge_lora(recipe.model, run.path("adapter"))
     else:
         model = trainer.model
@@ -234,47 +260,56 @@ def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -
     shutil.rmtree(run.path("checkpoints"), ignore_errors=True)
 
 
-def _report(trainer: ResidencyTrainer, setup: Setup, summary: Summary, metrics: list[dict[str, Any]]) -> TrainReport:
+def _let_go(trainer: ResidencyTrainer) -> None:
+    """Free what was trained, whoever still refers to it: the base is loaded once more, to be merged."""
+    trainer.optimizer = None
+    trainer.accelerator.free_memory()  # which holds the optimizer too
+    for parameter in trainer.model.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.new_empty(0)
+    environment.give_back_memory()
+
+
+def _report(trainer: ResidencyTrainer, setup: Setup, forecast: Forecast, metrics: list[dict[str, Any]]) -> TrainReport:
     device, counts, steps = setup.device, trainer.counts, trainer.state.global_step
     validations = [(row["validation_loss"], row["step"]) for row in metrics if "validation_loss" in row]
     best = min(validations, default=(None, steps))
     return TrainReport(
-        method=summary.method,
+        method=forecast.method,
         steps=steps,
-        examples=summary.examples,
+        examples=forecast.examples,
         answer_tokens=counts.answer_tokens,
         total_tokens=counts.total_tokens,
         padding_share=1 - counts.total_tokens / max(counts.padded_tokens, 1),
         seconds=metrics[-1]["seconds"],
         tokens_per_second=counts.total_tokens / max(counts.step_seconds, 1e-9),
-        mfu=_mfu(summary, counts, steps, setup),
+        mfu=_mfu(forecast, counts, steps, setup),
         peak_memory_bytes=peak_memory(device),
         precision=setup.precision,
         device=torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         best_step=best[1],
         best_validation_loss=best[0],
-        stopped_early=steps < summary.steps,
+        stopped_early=steps < forecast.steps,
         diagnosis=read_curves(metrics),
-        summary=summary.as_dict(),
+        summary=forecast.as_dict(),
         environment=environment.describe(),
+        forecast=_against(forecast, metrics[-1]["seconds"], peak_memory(device)),
     )
 
 
-def _mfu(summary: Summary, counts: Counts, steps: int, setup: Setup) -> float:
+def _against(forecast: Forecast, seconds: float, memory: int) -> dict[str, dict[str, float]]:
+    """What was foreseen against what was used, so that every run is a check of the forecast."""
+    foreseen = {"memory_bytes": forecast.memory.training_peak, "seconds": forecast.times.total}
+    used = {"memory_bytes": memory, "seconds": seconds}
+    return {name: {"foreseen": foreseen[name], "used": used[name]} for name in used}
+
+
+def _mfu(forecast: Forecast, counts: Counts, steps: int, setup: Setup) -> float:
     """Model FLOPs utilisation: the work of the steps over what a matrix product on this machine would have done."""
     dtype = torch.bfloat16 if setup.precision == "bf16" else torch.float32
-    return summary.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
+    return forecast.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
 
 
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most that the GPU has held, or on a CPU the largest resident size of this process so far."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    return int(torch.cuda.max_memory_allocated()) if device.type == "cuda" else environment.peak_memory()

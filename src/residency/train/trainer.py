@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
+from residency import environment
 from residency.batches import IGNORED, collate, cut
 from residency.loss import token_losses
 from residency.prompts import Example
@@ -40,6 +41,7 @@ class ResidencyTrainer(Trainer):
         super().__init__(data_collator=StepCollator(pad_id, tokens_per_batch), **options)
         self.validation, self.pad_id, self.tokens_per_batch = validation, pad_id, tokens_per_batch
         self.counts = Counts()
+        self.heap = environment.Heap()
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -67,6 +69,8 @@ class ResidencyTrainer(Trainer):
         self.counts.answer_tokens += total
         self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
+        if self.args.device.type == "cpu":
+            self.heap.after_step()
         self.counts.step_seconds += time.perf_counter() - started
         return loss
 
@@ -75,6 +79,7 @@ class ResidencyTrainer(Trainer):
     ) -> dict[str, float]:
         """Mean cross-entropy of the validation answers' tokens (nats), as `eval_loss`."""
         examples = list(eval_dataset) if eval_dataset is not None else list(self.validation)
+        self.heap.between()
         self.model.eval()
         summed, tokens = 0.0, 0
         with torch.no_grad():
@@ -84,6 +89,7 @@ class ResidencyTrainer(Trainer):
                 with self.compute_loss_context_manager():
                     losses, _ = token_losses(self.model, batch)
                 summed, tokens = summed + float(losses.sum()), tokens + losses.numel()
+        self.heap.between()
         metrics = {f"{metric_key_prefix}_loss": summed / max(tokens, 1)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

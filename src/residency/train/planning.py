@@ -1,0 +1,235 @@
+"""From a recipe and its examples to the forecast of its run, before anything large is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from residency import environment, models
+from residency.forecast.job import Answers, Job, Length
+from residency.forecast.machines import efficiency
+from residency.forecast.memory import CONTEXT, FLOAT32, Memory, count
+from residency.forecast.speed import Rates, Times, copy_speed, matrix_product_speed, times
+from residency.prompts import Example
+from residency.recipe import Recipe
+from residency.train.steps import EpochSampler
+
+if TYPE_CHECKING:
+    from residency.train.fit import Setup
+
+VALIDATIONS_PER_EPOCH = 2
+LATER = environment.GROWTH - 1 + 0.02  # what a heap grows after the first step, as a share of the process
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a rehearsal saw. Bytes: before the model, loading it, after the first step, at most; FLOP/s; seconds."""
+
+    base: int
+    load: int
+    first_step: int
+    training: int
+    validation: int
+    compute: float
+    forward: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take. Memory in bytes, time in seconds; `measured` says that steps were tried on this machine."""
+
+    method: str
+    examples: int
+    parameters: int
+    trainable: int
+    steps: int
+    tokens_per_batch: int
+    tokens_per_step: float
+    flops_per_step: float
+    memory: Memory
+    times: Times
+    measured: bool
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The forecast as lines of a table, with units."""
+        memory, share = self.memory, 100 * self.trainable / self.parameters
+        largest = max(memory.phases, key=lambda name: memory.phases[name].peak)
+        return [
+            ("parameters", f"{_millions(self.parameters)}, {_millions(self.trainable)} of them learn ({share:.1f}%)"),
+            ("weights", gib(memory.weights)),
+            ("gradients", gib(memory.gradients)),
+            ("optimizer state", gib(memory.optimizer)),
+            ("activations", f"{gib(memory.activations)}, micro-batches of {self.tokens_per_batch:,} tokens"),
+            ("logits", gib(memory.logits)),
+            ("overhead", f"{gib(memory.overhead)}, Python, libraries, allocator"),
+            ("peak", f"about {gib(memory.peak)} ({largest})"),
+            ("steps", f"{self.steps:,} of {self.tokens_per_step:,.0f} tokens, {self.flops_per_step / 1e12:,.2f} TFLOP"),
+            ("time", f"about {clock(self.times.total)}, {self.times.step:.2g} s a step"),
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("memory", "times")}
+        return plain | {"memory": self.memory.as_dict(), "seconds": self.times.as_dict()}
+
+
+def job_of(
+    recipe: Recipe,
+    setup: Setup,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    prompts: Sequence[int] = (),
+) -> Job:
+    """The run as the forecast sees it; `prompts` are the lengths of the questions that the evaluation will ask."""
+    section, config = recipe.train, models.load_config(recipe.model)
+    lengths = [length(example) for example in examples]
+    order = list(EpochSampler(len(lengths), section.seed))
+    size = section.examples_per_step
+    every = section.evaluate_every or max(1, round(setup.steps_per_epoch / VALIDATIONS_PER_EPOCH))
+    base = _base(config, recipe, torch.float32, "sdpa")
+    model = _skeleton(config, recipe, setup.precision, "sdpa")
+    counts = count(
+        model,
+        section.optimizer,
+        base=sum(parameter.numel() for parameter in base.parameters()),
+        precision=setup.precision,
+        file=_file(recipe, config, base),
+    )
+    return Job(
+        config=config,
+        build=lambda smaller, attention: _skeleton(smaller, recipe, setup.precision, attention),
+        counts=counts,
+        method=section.method,
+        optimizer=section.optimizer,
+        precision=setup.precision,
+        attention=_attention(recipe, setup.device.type),
+        tokens_per_batch=setup.tokens_per_batch,
+        order=tuple(order),
+        epoch=tuple(
+            tuple(lengths[place] for place in order[start : start + size]) for start in range(0, len(order), size)
+        ),
+        steps=setup.steps,
+        validation=tuple(map(length, validation)),
+        validations=setup.steps // every if validation else 0,
+        answers=Answers(tuple(prompts), recipe.evaluate.batch, recipe.evaluate.max_new_tokens) if prompts else None,
+    )
+
+
+def length(example: Example) -> Length:
+    """An example's lengths."""
+    return Length(len(example), example.learnt)
+
+
+def forecast_of(job: Job, memory: Memory, seconds: Times, *, measured: bool = False) -> Forecast:
+    """The forecast of a job from its memory and its times."""
+    steps = len(job.epoch)
+    training = sum(job.work.training(batch) for step in job.batches for batch in step)
+    return Forecast(
+        method=job.method,
+        examples=sum(len(step) for step in job.epoch),
+        parameters=job.counts.parameters,
+        trainable=job.counts.trainable,
+        steps=job.steps,
+        tokens_per_batch=job.tokens_per_batch,
+        tokens_per_step=sum(length.tokens for step in job.epoch for length in step) / steps,
+        flops_per_step=training / steps,
+        memory=memory,
+        times=seconds,
+        measured=measured,
+    )
+
+
+def forecast_here(job: Job, device: torch.device) -> Forecast:
+    """The forecast for this machine from the configuration alone: its products are timed for half a second."""
+    return forecast_of(job, memory_here(job, device), times(job, rates_here(job, device)))
+
+
+def memory_here(job: Job, device: torch.device) -> Memory:
+    """Memory on this machine, on top of what the process holds by now."""
+    return job.memory(device.type, environment.resident() if device.type == "cpu" else CONTEXT)
+
+
+def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
+    """Memory on this machine by what a rehearsal saw: how far its heap went over what was alive in the first step."""
+    counts, base = job.counts, environment.resident()
+    fixed = counts.weights + counts.gradients + counts.optimizer
+    peak = job.largest[1].peak
+    if device.type != "cpu":
+        return job.memory(device.type, CONTEXT, max(1.0, (seen.training - fixed) / peak))
+    spread = (seen.first_step - seen.base - fixed) / peak
+    # Later steps find the heap in pieces; it is trimmed once a step leaves it larger by environment.GROWTH.
+    return job.memory("cpu", base, max(1.0, spread + LATER * (base + fixed + spread * peak) / peak))
+
+
+def rates_measured(seen: Measured) -> Rates:
+    """What this machine got done in a rehearsal."""
+    return Rates(compute=seen.compute, step=seen.step, forward=seen.forward)
+
+
+def rates_here(job: Job, device: torch.device) -> Rates:
+    """What this machine will get done, from a matrix product and a copy, and how much of both training reaches."""
+    share = efficiency(device.type)
+    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    return Rates(
+        share.compute * matrix_product_speed(dtype, device), share.bandwidth * copy_speed(device), share.launch
+    )
+
+
+def _skeleton(config: Any, recipe: Recipe, precision: str, attention: str) -> Any:
+    """The model as `fit` prepares it, on the meta device: shapes and types, no weights."""
+    frozen = recipe.train.method == "lora"
+    dtype = torch.bfloat16 if precision == "bf16" and frozen else torch.float32
+    model = _base(config, recipe, dtype, attention)
+    with torch.device("meta"):
+        return models.attach_lora(model, recipe.train.lora) if frozen else model
+
+
+def _base(config: Any, recipe: Recipe, dtype: torch.dtype, attention: str) -> Any:
+    with torch.device("meta"), models.quiet_libraries():
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
+
+
+def _attention(recipe: Recipe, device: str) -> str:
+    chosen = recipe.model.attention
+    return "sdpa" if device != "cpu" and chosen == "auto" else chosen
+
+
+def _file(recipe: Recipe, config: Any, base: Any) -> int:
+    """Bytes of the weight files where they lie here, or what the configuration says of their type."""
+    where, gguf = models.locate(recipe.model)
+    folder = Path(where)
+    if folder.is_dir() and not gguf:
+        found = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        if found:
+            return found
+    kind = getattr(config, "dtype", None)
+    each = kind.itemsize if isinstance(kind, torch.dtype) else FLOAT32
+    return each * sum(int(parameter.numel()) for parameter in base.parameters())
+
+
+def gib(count: float) -> str:
+    """Bytes as GiB, or MiB where there are few."""
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:,.1f} MiB"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{seconds / 3600:,.1f} h"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M" if count < 1e8 else f"{count / 1e6:,.1f} M"
