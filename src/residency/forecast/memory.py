@@ -87,7 +87,12 @@ class Memory:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         phases = {name: asdict(phase) | {"peak": phase.peak} for name, phase in self.phases.items()}
-        return asdict(self) | {"phases": phases, "peak": self.peak, "needed": self.needed}
+        return asdict(self) | {
+            "phases": phases,
+            "peak": self.peak,
+            "training_peak": self.training_peak,
+            "needed": self.needed,
+        }
 
 
 def count(model: Any, optimizer: str, *, base: int, precision: str, file: int = 0) -> Counts:
@@ -186,7 +191,7 @@ def forecast(
         optimizer=counts.optimizer,
         activations=traced.peak - logits,
         logits=logits,
-        overhead=start + int((spread - 1) * traced.peak),
+        overhead=phases["training step"].held - counts.weights - counts.gradients - counts.optimizer - traced.peak,
         phases=phases,
     )
 

@@ -80,6 +80,7 @@ class Elsewhere:
     """The run on a machine of the table: bytes on each device, seconds, kilowatt-hours, dollars."""
 
     machine: Machine
+    precision: str
     memory: Memory
     times: Times
     energy: float
@@ -95,6 +96,7 @@ class Elsewhere:
         """Plain values for JSON."""
         return {
             **asdict(self.machine),
+            "precision": self.precision,
             "needed_bytes": self.memory.needed,
             "fits": self.fits,
             "seconds": self.times.as_dict(),
@@ -213,6 +215,7 @@ def _on(machine: Machine, job: Job, memory: Memory) -> Elsewhere:
     energy, cost = energy_and_cost(seconds.total, machine.watts, machine.price, electricity())
     return Elsewhere(
         machine=machine,
+        precision=job.precision,
         memory=memory,
         times=seconds,
         energy=energy,

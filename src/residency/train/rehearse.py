@@ -98,8 +98,6 @@ def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: lis
 
 def main(given: Path, found: Path) -> None:
     """The rehearsal itself, in the process that was started for it."""
-    import residency.data  # noqa: F401  # as in a run: its libraries are in the process too
-
     content = json.loads(given.read_text("utf-8"))
     recipe = Recipe.parse(content["recipe"])
     steps = [[_example(plain) for plain in step] for step in content["steps"]]
