@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from residency.forecast.job import Job, Length, batches, over_epochs
 from residency.forecast.speed import Rates, Times, energy_and_cost, matrix_product_speed, times
-from residency.forecast.trace import Batch
+from residency.forecast.trace import Batch, Trace
 from residency.forecast.work import fit_work
 from residency.prompts import Example
 from residency.recipe import Recipe
@@ -41,7 +41,7 @@ def test_the_work_of_any_shape_follows_from_three(job: Job) -> None:
 
 
 def test_lora_works_less_than_full_and_holds_less(small_recipe: dict[str, Any]) -> None:
-    lora, full = (job_for(small_recipe, method=method) for method in ("lora", "full"))
+    lora, full = (job_for(small_recipe, method=method, lora={"rank": 1}) for method in ("lora", "full"))
     assert lora.counts.gradients < full.counts.gradients
     assert lora.counts.trainable < full.counts.trainable == full.counts.base
     assert lora.work.training(Batch(1, 40, 20)) < full.work.training(Batch(1, 40, 20))
@@ -101,6 +101,10 @@ def test_a_matrix_product_has_a_speed() -> None:
 
 
 def test_work_is_fitted_to_a_polynomial() -> None:
-    fitted = fit_work(lambda batch, backward: (1 + 2 * backward) * (5 * batch.tokens + batch.tokens * batch.width))
+    def traced(batch: Batch) -> Trace:
+        forward = 5 * batch.tokens + batch.tokens * batch.width
+        return Trace(0, 0, 3 * forward, forward)
+
+    fitted = fit_work(traced)
     assert fitted.training(Batch(2, 10, 3)) == pytest.approx(3 * (5 * 20 + 200))
     assert fitted.forward(Batch(2, 10, 3)) == pytest.approx(5 * 20 + 200)

@@ -21,31 +21,30 @@ def recipe(small_recipe: dict[str, Any]) -> Recipe:
     )
 
 
-def sized(recipe: Recipe) -> int:
-    return fitting.needed(recipe, fit._setup(recipe, len(EXAMPLES)), EXAMPLES, [])
+def needed(recipe: Recipe) -> int:
+    setup = fit._setup(recipe, len(EXAMPLES))
+    return memory_here(job_of(recipe, setup, EXAMPLES, []), setup.device).needed
 
 
-def test_candidates_come_nearest_first_and_need_less_and_less(recipe: Recipe) -> None:
-    found = list(fitting.candidates(recipe, 4096, 100))
-    assert found[0] == recipe
-    assert [one.train.tokens_per_batch for one in found[:4]] == [4096, 2048, 1024, 512]
-    changes = [(one.train.method, one.train.optimizer) for one in found]
-    assert list(dict.fromkeys(changes)) == [("full", "adamw"), ("full", "adafactor"), ("lora", "adamw")]
-    sizes = [sized(one) for one in found[:4]]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] > sizes[-1]
+def nearest(recipe: Recipe, free: int) -> Recipe | None:
+    return fitting.fitted(recipe, fit._setup(recipe, len(EXAMPLES)), EXAMPLES, [], free)
+
+
+def test_changes_are_mildest_first(recipe: Recipe) -> None:
+    assert fitting.changes(recipe) == [{}, {"optimizer": "adafactor"}, {"method": "lora"}]
+    assert fitting.smaller(4096, 100) == [4096, 2048, 1024, 512, 256, 128, 64]
+    assert fitting.smaller(512, 600) == [512]
 
 
 def test_the_nearest_that_fits_is_taken_and_said(recipe: Recipe) -> None:
-    setup = fit._setup(recipe, len(EXAMPLES))
-    smaller = recipe.model_copy(update={"train": recipe.train.model_copy(update={"tokens_per_batch": 1024})})
-    free = sized(smaller)
-    found = fitting.fitted(recipe, setup, EXAMPLES, [], free)
+    whole = needed(recipe)
+    found = nearest(recipe, whole - 2**19)
     assert found is not None
-    assert fitting.needed(found, setup, EXAMPLES, []) <= free < sized(recipe)
+    assert needed(found) <= whole
     assert fitting.said(recipe, found) == f"train.tokens_per_batch: {found.train.tokens_per_batch}"
-    assert fitting.fitted(recipe, setup, EXAMPLES, [], sized(recipe) + 2**30) == recipe
-    assert fitting.fitted(recipe, setup, EXAMPLES, [], 0) is None
+    assert found.train.tokens_per_batch < recipe.train.tokens_per_batch
+    assert nearest(recipe, whole + 2**30) == recipe
+    assert nearest(recipe, 0) is None
 
 
 def test_what_will_not_fit_is_refused_in_one_line(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

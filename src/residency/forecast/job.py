@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,7 @@ class Job:
     validation: tuple[Length, ...] = ()
     validations: int = 0
     answers: Answers | None = None
+    traced: dict[tuple[Batch, bool, bool], Trace] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def batches(self) -> tuple[tuple[Batch, ...], ...]:
@@ -77,12 +78,7 @@ class Job:
     @cached_property
     def work(self) -> Work:
         """Floating-point operations of any micro-batch."""
-        return fit_work(lambda batch, backward: self.trace(batch, backward=backward).flops)
-
-    @cached_property
-    def traced(self) -> dict[tuple[Batch, bool, bool], Trace]:
-        """What has been traced before."""
-        return {}
+        return fit_work(self.trace)
 
     def trace(self, batch: Batch, *, backward: bool = True, cache: bool = False) -> Trace:
         """One micro-batch through this model; see `forecast.trace`."""
@@ -115,7 +111,7 @@ class Job:
         )
 
     def with_tokens(self, tokens_per_batch: int) -> Job:
-        """The same run in micro-batches of another size."""
+        """The same run in micro-batches of another size; what has been traced is shared."""
         return replace(self, tokens_per_batch=tokens_per_batch)
 
     def flops(self) -> tuple[float, float]:

@@ -17,9 +17,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 Build = Callable[[Any], Any]  # a model's configuration to the model itself, ready to be trained
+ATEN = torch.ops.aten
+FLOPS = {  # torch counts the operations of a GPU's attention kernels; a CPU's do the same
+    **flop_registry,
+    ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[ATEN._scaled_dot_product_flash_attention],
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
 SHALLOW, DEEPER = 2, 4  # layers; what lies between them is the same for each further layer
 
 
@@ -47,6 +55,7 @@ class Trace:
     saved: int
     peak: int
     flops: int
+    forward: int = 0  # of the operations, those of the forward pass
 
 
 def trace(model: Any, batch: Batch, *, autocast: bool = False, backward: bool = True, cache: bool = False) -> Trace:
@@ -55,7 +64,7 @@ def trace(model: Any, batch: Batch, *, autocast: bool = False, backward: bool = 
     `autocast`: products in bf16, as in mixed-precision training. `cache`: keep keys and values, as when answering.
     """
     alive = _Alive()
-    with FakeTensorMode(allow_non_fake_inputs=True), alive, _faked(model), FlopCounterMode(display=False) as flops:
+    with FakeTensorMode(allow_non_fake_inputs=True), alive, _faked(model):
         if backward:
             for parameter in model.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
@@ -63,10 +72,10 @@ def trace(model: Any, batch: Batch, *, autocast: bool = False, backward: bool = 
         alive.peak = before
         with torch.set_grad_enabled(backward), torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
             loss, _kept = _forward(model, batch, cache)
-        saved = alive.now - before
+        saved, forward = alive.now - before, alive.flops
         if backward:
             loss.backward()
-    return Trace(saved, alive.peak - before, flops.get_total_flops())
+    return Trace(saved, alive.peak - before, alive.flops, forward)
 
 
 def trace_by_depth(build: Build, config: Any, batch: Batch, **options: Any) -> Trace:
@@ -80,7 +89,7 @@ def trace_by_depth(build: Build, config: Any, batch: Batch, **options: Any) -> T
         first, second = getattr(low, name), getattr(high, name)
         return int(first + (second - first) * (layers - SHALLOW) / (DEEPER - SHALLOW))
 
-    return Trace(at_depth("saved"), at_depth("peak"), at_depth("flops"))
+    return Trace(at_depth("saved"), at_depth("peak"), at_depth("flops"), at_depth("forward"))
 
 
 def _cut(config: Any, layers: int) -> Any:
@@ -133,15 +142,18 @@ def _fake(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive, and the most there have been."""
+    """Counts the bytes of the storages that are alive, the most there have been, and operations (torch's counts)."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now, self.peak = 0, 0
+        self.now, self.peak, self.flops = 0, 0, 0
         self.known: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        counts = FLOPS.get(func._overloadpacket)
+        if counts is not None:
+            self.flops += int(counts(*args, **(kwargs or {}), out_val=result))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._see(leaf.untyped_storage())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from residency.forecast.trace import Batch
+from residency.forecast.trace import Batch, Trace
 
 PROBES = (Batch(1, 64, 32), Batch(1, 128, 32), Batch(1, 64, 64))
 
@@ -28,12 +28,13 @@ class Work:
         return _apply(self.passed, batch)
 
 
-def fit_work(flops: Callable[[Batch, bool], int]) -> Work:
-    """The work of any shape from `flops(batch, backward)` at three shapes: a product's operations are a polynomial."""
+def fit_work(traced: Callable[[Batch], Trace]) -> Work:
+    """The work of any shape from traces of three shapes: a product's operations are a polynomial."""
     shapes = np.array([_terms(probe) for probe in PROBES], dtype=float)
+    found = [traced(probe) for probe in PROBES]
     trained, passed = (
-        np.linalg.solve(shapes, np.array([flops(probe, backward) for probe in PROBES], dtype=float))
-        for backward in (True, False)
+        np.linalg.solve(shapes, np.array([getattr(one, name) for one in found], dtype=float))
+        for name in ("flops", "forward")
     )
     return Work(tuple(trained.tolist()), tuple(passed.tolist()))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,38 +50,40 @@ def fitted(
 
     Nearest first: smaller micro-batches, which change no result; then Adafactor; then LoRA in place of every weight.
     """
-
-    def fits(tried: Recipe) -> bool:
-        return needed(tried, setup, examples, validation) <= free
-
-    return next(filter(fits, candidates(recipe, setup.tokens_per_batch, max(map(len, examples)))), None)
-
-
-def needed(recipe: Recipe, setup: Setup, examples: Sequence[Example], validation: Sequence[Example]) -> int:
-    """Bytes that a recipe's training needs on this machine."""
-    tokens = recipe.train.tokens_per_batch
-    if tokens != "auto":
-        setup = replace(setup, tokens_per_batch=tokens)
-    return memory_here(job_of(recipe, setup, examples, validation), setup.device).needed
+    for change in changes(recipe):
+        changed = _trained(recipe, change)
+        job = job_of(changed, setup, examples, validation)
+        sizes = smaller(setup.tokens_per_batch, max(map(len, examples)))
+        fitting = (size for size in sizes if memory_here(job.with_tokens(size), setup.device).needed <= free)
+        if memory_here(job.with_tokens(sizes[-1]), setup.device).needed <= free:
+            size = next(fitting)
+            return changed if size == setup.tokens_per_batch else _trained(changed, {"tokens_per_batch": size})
+    return None
 
 
-def candidates(recipe: Recipe, tokens: int, longest: int) -> Iterator[Recipe]:
-    """Recipes that need less and less, each as near to the one given as it can be."""
-    whole: list[dict[str, Any]] = [{}]
+def changes(recipe: Recipe) -> list[dict[str, Any]]:
+    """What may be changed so that a run needs less, the mildest first; the first changes nothing."""
+    found: list[dict[str, Any]] = [{}]
     if recipe.train.optimizer != "adafactor":
-        whole.append({"optimizer": "adafactor"})
+        found.append({"optimizer": "adafactor"})
     if recipe.train.method == "full":
-        whole.append({"method": "lora"})
+        found.append({"method": "lora"})
+    return found
+
+
+def smaller(tokens: int, longest: int) -> list[int]:
+    """Budgets of a micro-batch, each half of the one before; the longest example goes through alone, whatever it is."""
     sizes = [tokens]
-    while sizes[-1] > max(longest, LEAST_TOKENS):  # the longest example goes through alone, whatever the budget
+    while sizes[-1] > max(longest, LEAST_TOKENS):
         sizes.append(sizes[-1] // 2)
-    for change in whole:
-        for size in sizes:
-            smaller = {} if size == tokens else {"tokens_per_batch": size}
-            yield recipe.model_copy(update={"train": recipe.train.model_copy(update={**change, **smaller})})
+    return sizes
 
 
 def said(recipe: Recipe, nearest: Recipe) -> str:
     """What differs, as a user writes it."""
     before, after = recipe.train.model_dump(), nearest.train.model_dump()
     return ", ".join(f"train.{name}: {after[name]}" for name in after if after[name] != before[name])
+
+
+def _trained(recipe: Recipe, change: dict[str, Any]) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=change)})
