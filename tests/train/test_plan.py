@@ -14,6 +14,7 @@ from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.train import Examples, assumed, fitting, plan
 from residency.train.plan import Plan
+from residency.workspace import Run
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +102,24 @@ def test_an_unknown_machine_is_refused(small_recipe: dict[str, Any]) -> None:
     given: Examples = assumed(recipe)
     with pytest.raises(UserError, match="machine cray"):
         plan(recipe, given, Silent(), measure=False, names=["cray"])
+
+
+def test_fit_trains_with_the_nearest_setting_and_the_run_is_a_check_of_the_forecast(
+    small_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    small_recipe["train"] |= {"tokens_per_batch": 4096, "examples_per_step": 24, "max_steps": 2}
+    recipe = Recipe.parse(small_recipe)
+    pipeline.prepare(recipe, tmp_path)
+    needed = pipeline.plan(recipe, tmp_path, measure=False).forecast.memory.phases["training step"].held
+    monkeypatch.setattr(fitting, "free_memory", lambda device: needed - 2**20)
+    with pytest.raises(UserError, match="which --fit does for you"):
+        pipeline.train(recipe, tmp_path)
+    report = pipeline.train(recipe, tmp_path, fit=True)
+    taken = Run.open(tmp_path).recipe.train.tokens_per_batch
+    assert taken != "auto"
+    assert taken < 4096
+    assert report.summary["tokens_per_batch"] == taken
+    memory = report.forecast["memory_bytes"]
+    assert memory["used"] == report.peak_memory_bytes
+    assert memory["foreseen"] == report.summary["memory"]["training_peak"]
+    assert report.forecast["seconds"]["used"] == report.seconds
