@@ -97,7 +97,7 @@ def _size(found: dict[str, Any]) -> str:
     """The parameters that fit, and the known model under them."""
     if not found["model"]:
         return "-"
-    return f"{found['parameters'] / 1e9:.3g} [dim]{found['model']}[/dim]"
+    return f"{found['parameters'] / 1e9:.3g}\n[dim]{found['model']}[/dim]"
 
 
 def _sources(machines: Sequence[dict[str, Any]]) -> list[str]:
