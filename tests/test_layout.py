@@ -14,7 +14,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment"}
-MIDDLE = GROUND | {"recipe", "workspace", "prompts"}
+MIDDLE = GROUND | {"recipe", "changes", "workspace", "prompts"}
 STAGE = MIDDLE | {"models", "batches", "loss"}
 ALLOWED = {
     "errors": set(),
@@ -24,6 +24,7 @@ ALLOWED = {
     "tables": set(),
     "recipe": {"errors"},
     "commented": {"recipe"},
+    "changes": {"recipe"},
     "workspace": {"errors", "recipe", "prompts"},
     "prompts": {"errors", "recipe"},
     "batches": {"prompts"},

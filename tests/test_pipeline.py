@@ -48,7 +48,8 @@ def test_the_report_for_programs_holds_what_the_design_promises(finished: Path) 
     assert {"near_duplicates", "leaked", "redacted", "boilerplate", "split", "tokens"} <= set(data)
     assert {
         "method", "steps", "examples", "answer_tokens", "total_tokens", "seconds", "tokens_per_second", "mfu",
-        "peak_memory_bytes", "best_step", "best_validation_loss", "diagnosis",
+        "peak_memory_bytes", "best_step", "best_validation_loss", "diagnosis", "stopped_by", "stopped_at",
+        "restored_step",
     } <= set(train)  # fmt: skip
     metrics = {
         "answer_nll", "rouge_l", "bleu", "chrf", "stopped", "repetition", "boilerplate", "empty", "off_topic_kept",
@@ -163,3 +164,32 @@ def test_a_stopped_run_says_how_to_go_on_and_does(small_recipe: dict[str, Any], 
     steps = [row["step"] for row in Run.open(folder).read_jsonl("metrics.jsonl", "train") if "loss" in row]
     assert steps == list(range(1, max(steps) + 1))
     assert pipeline.verify(folder) == []
+
+
+def test_the_runs_own_model_is_asked_for_pairs_once_where_no_endpoint_is(
+    small_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = tmp_path / "notes.md"
+    parts = ("gland", "bone", "nerve", "vein", "joint", "skin", "lung", "heart")
+    notes.write_text("".join(f"# What is a {p}?\n\nA {p} is a part of the body that works.\n\n" for p in parts))
+    made = {"by": ["rules", "model"], "pairs": 1, "near_duplicate": 1.0}
+    small_recipe["data"] = {
+        "source": str(notes),
+        "synthesise": made,
+        "near_duplicate": 1.0,
+        "test": 0.2,
+        "validation": 0,
+    }
+    monkeypatch.setattr(pipeline, "PAIR_TOKENS", 5)
+    report = pipeline.prepare(Recipe.parse(small_recipe), tmp_path / "run")
+    kept = (tmp_path / "run" / "data" / "replies.jsonl").read_text()
+    assert len([line for line in kept.splitlines() if line]) == len(parts) == report["synthesised"]["passages"]
+    assert report["synthesised"]["dropped"] == {"reply without JSON": len(parts)}  # a model of random weights
+    assert pipeline.verify(tmp_path / "run") == []
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("residency.evaluate.ask._load", never)
+    made["grounded"] = 0.6
+    assert pipeline.prepare(Recipe.parse(small_recipe), tmp_path / "run")["kept"] == report["kept"]

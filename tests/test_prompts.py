@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from residency.errors import UserError
-from residency.prompts import Before, Example, Prompt
+from residency.prompts import NOTHING, Before, Example, Prompt
 from residency.recipe import PromptSection
 
 
@@ -146,7 +146,7 @@ def test_a_text_begins_as_its_tokenizer_begins_and_only_the_answer_ends(llama_fo
         text = tokenizer(prompt.full_text("Why?", "So."), add_special_tokens=False)["input_ids"]
         assert list(example.input_ids) == own + text
         assert example.input_ids[: example.learn_from] == tuple(prompt.prompt_ids("Why?"))
-        assert prompt.lengths(["Why?"], ["So."]) == ([example.learn_from], [len(example)])
+        assert prompt.lengths([prompt.text("Why?")], ["So."]) == ([example.learn_from], [len(example)])
         assert prompt.example("", "Some text.").input_ids[: len(begin)] == tuple(begin)
 
 
@@ -175,10 +175,15 @@ def test_settings_that_cannot_be_met_are_refused(plain: Any) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(pairs=st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=5))
-def test_lengths_by_batch_are_those_one_by_one(chat: Any, plain: Any, pairs: list[tuple[str, str]]) -> None:
+def test_lengths_and_examples_by_batch_are_those_one_by_one(
+    chat: Any, plain: Any, pairs: list[tuple[str, str]]
+) -> None:
     questions, answers = [q for q, _ in pairs], [a for _, a in pairs]
     for prompt in prompts(chat, plain):
-        asked, whole = prompt.lengths(questions, answers)
+        for limit in (None, 12):
+            batch = prompt.examples(((q, a, NOTHING) for q, a in pairs), limit)
+            assert list(batch) == batch[:] == [prompt.example(q, a, limit) for q, a in pairs]
+        asked, whole = prompt.lengths([prompt.text(question) for question in questions], answers)
         assert asked == [len(prompt.prompt_ids(question)) for question in questions]
         assert whole == [len(prompt.example(question, answer)) for question, answer in pairs]
 
@@ -211,3 +216,10 @@ def test_braces_of_the_users_are_text_and_not_placeholders(plain: Any) -> None:
         "### Question:\nWhat is {answer}?\n\n### Answer:\nA {question}.\n\n"
         "### Question:\nIs {answer} right?\n\n### Answer:\n"
     )
+
+
+def test_special_tokens_are_what_a_tokenizer_reads_as_one_token_in_a_text(chat: Any, plain: Any) -> None:
+    assert Prompt.build(PromptSection(), chat).special_tokens == ("<|endoftext|>", "<|im_end|>", "<|im_start|>")
+    prompt = Prompt.build(PromptSection(), plain)
+    assert prompt.special_tokens == ("<|endoftext|>",)
+    assert len(plain(prompt.special_tokens[0])["input_ids"]) == 1

@@ -45,6 +45,13 @@ def raw(**sections: Any) -> dict[str, Any]:
         ({"data": {}}, 'key "data.source" is missing'),
         ({"data": {"source": "s", "test": 0.6, "validation": 0.5}}, "leave nothing to train on"),
         ({"data": {"source": "s", "text": "t", "answer": "a"}}, "text stands alone"),
+        ({"data": {"source": "s", "redact": False, "names": True}}, "names are replaced where redact is true"),
+        ({"data": {"source": "s", "names": 3}}, "data.names is 3"),
+        (
+            {"data": {"source": "s", "synthesise": {}, "question": "q", "answer": "a"}},
+            "texts: leave out question, answer",
+        ),
+        ({"data": {"source": "s", "synthesise": {}, "messages": "m"}}, "texts: leave out messages"),
         ({"model": {"trust_remote_code": True}}, "trust_remote_code needs a revision"),
         ({"name": "../up"}, "name is '../up'"),
     ],
@@ -76,6 +83,7 @@ def test_an_override_fills_a_section_that_the_file_leaves_empty(tmp_path: Path) 
         ("name.first=1", "name is a value, not a section"),
         ("train.epoch=3", 'unknown key "train.epoch".*did you mean "epochs"'),
         ("train.epochs=many", "train.epochs is 'many'"),
+        ("train.lora={rank: 1, rank: 2}", 'key "rank" stands there a second time'),
     ],
 )
 def test_a_faulty_override_is_refused(override: str, message: str) -> None:
@@ -149,3 +157,41 @@ def test_every_field_is_described() -> None:
 def test_a_loaded_recipe_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe.load().train.epochs = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\ndata: {source: x}\n\nname: b\n", 'line 4: key "name" stands there a second time; .* line 1'),
+        ("name: a\ndata:\n  source: x\n  rows: 1\n  source: y\n", 'line 5: key "source" .* line 3'),
+        ("name: a\ndata: {source: x, source: y}\n", 'line 2: key "source" .* line 2'),
+        ("name: a\ndata: {source: x}\ndata: {source: y}\n", 'line 3: key "data"'),
+    ],
+)
+def test_a_key_that_stands_there_twice_is_refused_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text(text, "utf-8")
+    with pytest.raises(UserError, match=message) as raised:
+        Recipe.load(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_same_key_in_two_sections_and_a_merged_one_are_no_repeats(tmp_path: Path) -> None:
+    file = tmp_path / "merged.yaml"
+    file.write_text("name: a\ndata: &d {source: x, seed: 1}\ntrain: {seed: 2}\n", "utf-8")
+    assert (Recipe.load(file).data.seed, Recipe.load(file).train.seed) == (1, 2)
+    file.write_text("name: a\nmodel: &m {base: b}\ndata: {<<: {source: x, seed: 1}, seed: 5}\n", "utf-8")
+    assert (Recipe.load(file).data.source, Recipe.load(file).data.seed) == ("x", 5)
+
+
+@pytest.mark.parametrize("name", ["my run", "-x", "a/b", "", "été", "../x"])
+def test_a_name_that_can_be_no_folder_is_refused_in_words(name: str) -> None:
+    with pytest.raises(UserError, match="expected a letter from A to Z or a digit, then letters") as raised:
+        Recipe.parse({"name": name, "data": {"source": "clinic"}})
+    assert repr(name) in str(raised.value)
+    assert "pattern" not in str(raised.value)
+
+
+def test_texts_may_name_their_column_for_synthesise() -> None:
+    data = {"source": "s", "text": "body", "synthesise": {"by": ["rules"]}}
+    assert Recipe.parse({"name": "a", "data": data}).data.synthesise is not None

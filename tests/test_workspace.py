@@ -102,7 +102,7 @@ def test_a_dialogue_is_read_with_its_earlier_turns(run: Run) -> None:
         "history": [["Why?", "Thus."]],
     }
     run.write_jsonl("data/train.jsonl", [row, {"row": 4, "question": "", "answer": "Plain text."}])
-    assert run.dialogues("train") == [
+    assert list(run.dialogues("train")) == [
         Dialogue(3, "How?", "So.", 1, "Be kind.", (("Why?", "Thus."),)),
         Dialogue(4, "", "Plain text."),
     ]
@@ -124,7 +124,30 @@ def test_a_damaged_file_of_a_run_is_a_user_error(run: Run, text: str) -> None:
         run.verify()
     run.write_bytes("data/train.jsonl", b'{"row": 1}\n' + text.encode("latin-1"))
     with pytest.raises(UserError, match=r"train\.jsonl: damaged.*`residency prepare`"):
-        run.dialogues("train")
+        list(run.dialogues("train"))
+
+
+def test_dialogues_are_read_as_they_are_asked_for(run: Run) -> None:
+    rows = [{"row": n, "question": f"Wh\u00fd {n}?\u2028", "answer": "So."} for n in range(1, 6)]
+    run.write_jsonl("data/train.jsonl", rows)
+    found = run.dialogues("train")
+    assert (len(found), found[1].question, found[-1].row) == (5, "Wh\u00fd 2?\u2028", 5)
+    assert [dialogue.row for dialogue in found[1:4]] == [2, 3, 4]
+    with pytest.raises(IndexError):
+        found[5]
+    run.write_jsonl("data/test.jsonl", [])
+    assert list(run.dialogues("test")) == []
+
+
+def test_a_split_that_was_cut_short_is_found_at_its_last_line(run: Run) -> None:
+    run.write_bytes("data/train.jsonl", b'{"row": 1, "question": "a", "answer": "b"}\n{"row": 2, "quest')
+    found = run.dialogues("train")
+    assert (len(found), found[0].row) == (2, 1)
+    with pytest.raises(UserError, match=r"train\.jsonl: damaged.*`residency prepare`"):
+        found[1]
+    run.write_bytes("data/train.jsonl", b'{"row": 1}\n')
+    with pytest.raises(UserError, match=r"train\.jsonl: damaged"):
+        run.dialogues("train")[0]
 
 
 def test_what_a_later_stage_left_is_forgotten(run: Run) -> None:

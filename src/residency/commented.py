@@ -23,8 +23,8 @@ def commented(values: dict[str, Any]) -> str:
 
 def _section(section: type[Section], values: dict[str, Any], indent: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
+        inner = _inner(field)
+        if inner:
             own = values.get(name) or {}
             yield f"{indent}{'' if own else '# '}{name}:{_note(field)}"
             below = list(_section(inner, own, indent + "  "))
@@ -34,6 +34,12 @@ def _section(section: type[Section], values: dict[str, Any], indent: str) -> Ite
         else:
             default = None if field.default is PydanticUndefined else field.default
             yield f"{indent}# {name}: {_flow(default)}{_note(field)}"
+
+
+def _inner(field: FieldInfo) -> type[Section] | None:
+    """The section that a field holds, also one that is left out by default."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _flow(value: Any) -> str:

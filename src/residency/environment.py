@@ -18,7 +18,7 @@ CONTROL_GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-GROWTH = 1.1  # a step may leave the process this much larger than on a fresh heap; beyond it the heap is trimmed
+KERNELS = "128"  # that oneDNN keeps; each shape of a batch makes its own, about 1 MiB each, and it would keep 1,024
 LIBRARIES = ("residency", "torch", "transformers", "peft", "accelerate", "tokenizers", "polars", "sacrebleu")
 
 
@@ -36,8 +36,9 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what tensors free, for the next tensors, instead of giving it back to the system.
 
     Whether it could. glibc maps every large block afresh, and on a CPU the page faults of that took a sixth to a
-    quarter of a training step (docs/design.md). It costs about a tenth more memory. Other systems keep memory anyway.
+    quarter of a training step (docs/design.md). Other systems keep memory anyway. See `give_back_memory`.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     try:
         libc = ctypes.CDLL("libc.so.6")
         return all(libc.mallopt(setting, value) for setting, value in MALLOC.items())
@@ -45,39 +46,18 @@ def keep_freed_memory() -> bool:
         return False
 
 
-def give_back_memory() -> bool:
-    """Give what was freed back to the system, fragments too; whether the C library could. Collects garbage first."""
-    gc.collect()
+def give_back_memory(collect: bool = True) -> bool:
+    """Give what was freed back to the system, fragments too; whether the C library could. Collects garbage first.
+
+    Kept memory falls into fragments: a block finds no hole among micro-batches of ever other sizes, and a run with
+    1.3 GiB alive at most had grown to 6. Given back once a step, it grows no further than a step does by itself.
+    """
+    if collect:
+        gc.collect()
     try:
         return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
     except (OSError, AttributeError):
         return False
-
-
-class Heap:
-    """Holds a process near what its steps need, though freed memory is kept.
-
-    Kept memory falls into fragments: micro-batches of ever other sizes find no hole that fits, and a run with
-    1.5 GiB alive at most had grown to 6. A step on a fresh heap shows what is needed; once a later step has left the
-    process `GROWTH` times larger, the heap is trimmed. That is seldom, so that few pages are faulted in again.
-    """
-
-    def __init__(self) -> None:
-        self.needed, self.fresh = 0, True
-
-    def after_step(self) -> bool:
-        """Look at the process after a step; whether the heap was trimmed."""
-        now = resident()
-        if self.fresh:
-            self.needed, self.fresh = max(self.needed, now), False
-        elif now > GROWTH * self.needed:
-            self.fresh = give_back_memory()
-        return self.fresh
-
-    def between(self) -> None:
-        """Trim before work of another kind: its blocks have other sizes, and would come on top."""
-        give_back_memory()
-        self.fresh = True
 
 
 def resident() -> int:

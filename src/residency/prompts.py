@@ -6,10 +6,12 @@ and when it is asked. The token that ends the answer belongs to the answer: a mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from jinja2 import TemplateError
 
@@ -35,6 +37,33 @@ class Example:
     def learnt(self) -> int:
         """How many tokens carry loss. The first token of a text has nothing before it to be predicted from."""
         return max(len(self.input_ids) - max(self.learn_from, 1), 0)
+
+
+class Examples(Sequence[Example]):
+    """Many examples: their tokens lie in one array of 32-bit numbers, a tenth of what tuples of them take."""
+
+    def __init__(self) -> None:
+        self._tokens, self._ends, self._learn_from = array("i"), array("q", [0]), array("i")
+
+    def append(self, example: Example) -> None:
+        """Add one at the end."""
+        self._tokens.extend(example.input_ids)
+        self._ends.append(len(self._tokens))
+        self._learn_from.append(example.learn_from)
+
+    def __len__(self) -> int:
+        return len(self._learn_from)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Example]: ...
+    def __getitem__(self, place: int | slice) -> Example | list[Example]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        tokens = self._tokens[self._ends[place] : self._ends[place + 1]]
+        return Example(tuple(tokens), self._learn_from[place])
 
 
 @dataclass(frozen=True)
@@ -85,8 +114,12 @@ class Prompt:
 
     def full_text(self, question: str, answer: str, before: Before = NOTHING) -> str:
         """Prompt, answer and end token as one text."""
-        end = self.tokenizer.decode(self.end_ids) if self.section.end_token else ""
-        return self.text(question, before) + answer + end
+        return self.text(question, before) + answer + self.end
+
+    @property
+    def end(self) -> str:
+        """The text that ends an answer; empty where no end is taught."""
+        return str(self.tokenizer.decode(self.end_ids)) if self.section.end_token else ""
 
     def prompt_ids(self, question: str, before: Before = NOTHING) -> list[int]:
         """Token ids of everything before the answer; begins as the tokenizer begins a text."""
@@ -99,21 +132,49 @@ class Prompt:
             ids.pop()
         return ids
 
-    def lengths(self, questions: Sequence[str], answers: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Tokens of each prompt, and of each whole example, for dialogues of one turn; in batches, so much faster."""
-        asked: list[int] = []
-        answered: list[int] = []
-        chat = self.template == "chat"
-        alone = len(self.prompt_ids(""))  # a record of plain text has no prompt but what a text begins with
-        ends = 0 if chat else self._ends_texts()
-        for start in range(0, len(questions), BATCH):
-            part = questions[start : start + BATCH]
-            encoded = self.tokenizer([self.text(q) for q in part], add_special_tokens=not chat)["input_ids"]
-            asked += [len(ids) - ends if q else alone for ids, q in zip(encoded, part, strict=True)]
-            own = self.tokenizer(list(answers[start : start + BATCH]), add_special_tokens=False)["input_ids"]
-            answered += [len(ids) for ids in own]
+    def lengths(self, texts: Sequence[str], answers: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Tokens of each prompt, given as its text, and of each whole example; in batches, which is much faster."""
         end = len(self.end_ids) if self.section.end_token else 0
+        asked = [len(tokens) - surplus for tokens, surplus in self._prompts(texts)]
+        answered = [len(tokens) for tokens in self._encoded(answers, special=False)]
         return asked, [before + own + end for before, own in zip(asked, answered, strict=True)]
+
+    def examples(self, dialogues: Iterable[tuple[str, str, Before]], max_length: int | None = None) -> Examples:
+        """Dialogues (question, answer, what stands before) in tokens, as `example` makes them one by one."""
+        found, left = Examples(), iter(dialogues)
+        while part := list(islice(left, BATCH)):
+            prompts = self._prompts([self.text(question, before) for question, _, before in part])
+            answers = self._encoded([answer for _, answer, _ in part], special=False)
+            for (tokens, surplus), answer in zip(prompts, answers, strict=True):
+                prompt = _ids(tokens)
+                found.append(self._joined(prompt[: len(prompt) - surplus], _ids(answer), max_length))
+        return found
+
+    def _prompts(self, texts: Sequence[str]) -> Iterator[tuple[Sized, int]]:
+        """Each prompt in tokens, and how many at its end it must not have."""
+        chat = self.template == "chat"
+        alone = self.prompt_ids("")  # a record of plain text has no prompt but what a text begins with
+        ends = 0 if chat else self._ends_texts()
+        for text, tokens in zip(texts, self._encoded(texts, special=not chat), strict=True):
+            yield (tokens, ends) if text else (alone, 0)
+
+    def _encoded(self, texts: Sequence[str], *, special: bool) -> Iterator[Sized]:
+        """Each text in tokens; without their positions in it, which take time."""
+        encoder = getattr(self.tokenizer, "backend_tokenizer", None)
+        if encoder is not None:
+            encoder.no_truncation()  # an earlier call may have left them on
+            encoder.no_padding()
+        for start in range(0, len(texts), BATCH):
+            part = list(texts[start : start + BATCH])
+            if encoder is None:
+                yield from self.tokenizer(part, add_special_tokens=special)["input_ids"]
+            else:
+                yield from encoder.encode_batch_fast(part, add_special_tokens=special)
+
+    @property
+    def longest_token(self) -> int:
+        """Characters that one token stands for, at most."""
+        return max(map(len, self.tokenizer.get_vocab()), default=1)
 
     def _ends_texts(self) -> int:
         """How many end tokens the tokenizer puts after a text, which a prompt must not have: 1 or 0."""
@@ -122,10 +183,11 @@ class Prompt:
 
     def example(self, question: str, answer: str, max_length: int | None = None, before: Before = NOTHING) -> Example:
         """A dialogue in tokens, cut at `max_length` tokens where it is given; a cut answer loses its end token."""
-        prompt = self.prompt_ids(question, before)
-        ids = prompt + list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
-        if self.section.end_token:
-            ids += self.end_ids
+        answered = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        return self._joined(self.prompt_ids(question, before), answered, max_length)
+
+    def _joined(self, prompt: list[int], answer: list[int], max_length: int | None) -> Example:
+        ids = [*prompt, *answer, *(self.end_ids if self.section.end_token else ())]
         learn_from = 0 if self.section.learn == "everything" else len(prompt)
         return Example(tuple(ids[:max_length]), learn_from)
 
@@ -142,10 +204,20 @@ class Prompt:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip().removesuffix(tail).rstrip()
 
     @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """What the tokenizer reads as a token of its own wherever it is written in a text, such as <|im_end|>."""
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return tuple(sorted(text for text in added | set(self.tokenizer.all_special_tokens) if text.strip()))
+
+    @property
     def stop_ids(self) -> list[int]:
         """Ids that end an answer: the one that was learnt, and the tokenizer's own."""
         ids = [*self.end_ids[-1:], self.tokenizer.eos_token_id]
         return sorted({i for i in ids if i is not None})
+
+
+def _ids(tokens: Any) -> list[int]:
+    return list(getattr(tokens, "ids", tokens))
 
 
 def _choose(section: PromptSection, tokenizer: Any) -> str:

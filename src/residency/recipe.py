@@ -106,12 +106,15 @@ class DataSection(Section):
     )
     closings: tuple[str, ...] = Field(CLOSINGS, description="regular expressions of the step stock-closings")
     drop: tuple[Dropping, ...] = Field((), description="rows to leave out, by the finding that names them")
-    redact: bool = Field(True, description="replace e-mail addresses and phone numbers by placeholders")
+    redact: bool = Field(True, description="replace personal data, such as addresses and numbers, by placeholders")
+    names: bool | str = Field(
+        False, description="also replace people's names; needs residency[names]; a spaCy model's name may be given"
+    )
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two rows are one case")
     overlong: Literal["drop", "truncate"] = Field("drop", description="what to do with rows over model.max_length")
     on_error: Literal["stop", "skip"] = Field("stop", description="what to do with a row that can't be read")
     synthesise: SynthesiseSection | None = Field(
-        None, description="make question-answer pairs from documents, under these settings"
+        None, description="make question-answer pairs from documents, under these settings; off when left out"
     )
 
     @model_validator(mode="after")
@@ -120,6 +123,13 @@ class DataSection(Section):
             others = [name for name in ("question", "answer", "context", "text", "messages") if name != whole]
             if getattr(self, whole) and any(getattr(self, name) for name in others):
                 raise ValueError(f"{whole} stands alone: leave out {', '.join(others)}, or leave out {whole}")
+        if self.names and not self.redact:
+            raise ValueError("names are replaced where redact is true: set it, or leave out names")
+        named = [name for name in ("question", "answer", "context", "messages") if getattr(self, name)]
+        if self.synthesise is not None and named:
+            raise ValueError(
+                f"synthesise makes the pairs from texts: leave out {', '.join(named)}, or leave out synthesise"
+            )
         if self.test + self.validation >= 1:
             raise ValueError(f"test {self.test:g} and validation {self.validation:g} leave nothing to train on")
         return self
@@ -181,8 +191,20 @@ class TrainSection(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 where the processor has it")
     evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: two an epoch")
     patience: int = Field(0, ge=0, description="stop after this many validations without a better one; 0: never")
+    best_by: Literal["loss", "rouge-l", "chrf", "stops"] = Field(
+        "loss", description="what the validation set chooses the best checkpoint by; all but loss need answers"
+    )
+    best_questions: int = Field(16, ge=1, description="validation questions answered for best_by, unless it is loss")
+    average_last: int | None = Field(
+        None, ge=2, le=100, description="end with the mean of this many last checkpoints instead of the best one"
+    )
+    continue_from: str | None = Field(
+        None, description="run folder, adapter, model or checkpoint of an earlier training to go on from"
+    )
     seed: int = Field(42, ge=0, description="seed of the example order and the adapters")
-    trackers: tuple[str, ...] = Field((), description="experiment trackers of transformers, such as tensorboard")
+    trackers: tuple[str, ...] = Field(
+        (), description="some of tensorboard, mlflow, wandb, trackio; offline in the run folder"
+    )
 
 
 class EvaluateSection(Section):
@@ -215,7 +237,7 @@ class Recipe(Section):
         """
         where, text = _read(path)
         try:
-            raw = yaml.safe_load(text)
+            raw = _yaml(text, where)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f" line {mark.line + 1}" if mark else ""
@@ -237,6 +259,35 @@ class Recipe(Section):
     def dump(self) -> str:
         """The whole recipe, defaults included, as YAML."""
         return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key that is there twice: PyYAML takes the last one and says nothing."""
+
+    where = ""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:  # before merges (<<) add theirs, which a key of one's own may replace
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                raise UserError(
+                    f'{self.where} line {line}: key "{key.value}" stands there a second time',
+                    "each key once",
+                    f"remove this one or that of line {lines[key.value]}",
+                )
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str, where: str) -> Any:
+    loader = _Loader(text)
+    loader.where = where
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 class _Dumper(yaml.SafeDumper):
@@ -287,7 +338,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"--set {override}: {parent} is a value, not a section")
     try:
-        node[last] = yaml.safe_load(value)
+        node[last] = _yaml(value, f"--set {override}:")
     except yaml.YAMLError:
         node[last] = value
 
@@ -320,6 +371,8 @@ def _path(fault: ErrorDetails) -> list[str]:
 def _expected(fault: ErrorDetails) -> str:
     if fault["type"] == "model_type":
         return "a section of key: value lines"
+    if fault["type"] == "string_pattern_mismatch":  # only `name` has one
+        return "a letter from A to Z or a digit, then letters, digits, and the signs . _ -"
     return fault["msg"].replace("Input should be", "").partition(", unable to parse")[0].strip()
 
 

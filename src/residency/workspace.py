@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from residency.errors import UserError
@@ -25,6 +27,7 @@ from residency.recipe import Recipe
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
+UNSEALED = {"checkpoints", "trackers"}  # folders that change by themselves: no run is damaged by that
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,36 @@ class Dialogue:
     def before(self) -> Before:
         """What stands before the question."""
         return Before(self.system, self.history)
+
+
+class Dialogues(Sequence[Dialogue]):
+    """The dialogues of a JSONL file, read from the disk as they are asked for: a large set never fills the memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb") as file:
+            self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        ends = np.flatnonzero(np.frombuffer(self._text, dtype=np.uint8) == ord("\n"))
+        cut = len(self._text) > (ends[-1] + 1 if len(ends) else 0)  # a last line without its end: to be found damaged
+        self._ends = np.append(ends, len(self._text)) if cut else ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> Dialogue: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Dialogue]: ...
+    def __getitem__(self, place: int | slice) -> Dialogue | list[Dialogue]:
+        """Raises UserError where the line is damaged."""
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        start = int(self._ends[place - 1]) + 1 if place else 0
+        with _whole(self._path, "prepare"):
+            row = json.loads(self._text[start : int(self._ends[place])])
+            history = tuple((question, answer) for question, answer in row.get("history", []))
+            return Dialogue(**{**row, "history": history})
 
 
 @dataclass(frozen=True)
@@ -150,13 +183,9 @@ class Run:
             # Not splitlines(): a text may hold other line separators of Unicode, which JSON leaves as they are.
             return [json.loads(line) for line in text.split("\n") if line]
 
-    def dialogues(self, split: str) -> list[Dialogue]:
+    def dialogues(self, split: str) -> Dialogues:
         """The dialogues of a prepared split: train, validation or test."""
-        rows = self.read_jsonl(f"data/{split}.jsonl", "prepare")
-        return [
-            Dialogue(**{**row, "history": tuple((question, answer) for question, answer in row.get("history", []))})
-            for row in rows
-        ]
+        return Dialogues(self.need(f"data/{split}.jsonl", "prepare"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -174,16 +203,16 @@ class Run:
                 f"run folder {self.folder}: another residency process works in it", fix="wait, or use --out"
             ) from None
 
-    def seal(self) -> None:
-        """Write the manifest: every file of the run with size and sha256."""
+    def seal(self, **about: Any) -> None:
+        """Write the manifest: every file of the run with size and sha256, and what else is to be said `about` it."""
         files = {
             str(path.relative_to(self.folder).as_posix()): {"bytes": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(self.folder.rglob("*"))
             if path.is_file()
             and path.name not in (MANIFEST, LOCK)
-            and "checkpoints" not in path.relative_to(self.folder).parts
+            and not UNSEALED & set(path.relative_to(self.folder).parts)
         }
-        self.write_json(MANIFEST, {"files": files})
+        self.write_json(MANIFEST, {**about, "files": files})
 
     def verify(self) -> list[str]:
         """What is wrong with the folder, a line a file; an empty list when every file is as the manifest says."""
@@ -210,6 +239,7 @@ def replacing(target: Path) -> Iterator[Path]:
         if target.is_dir():
             _remove(target)
         temporary.replace(target)
+        _sync_folder(target.parent)
     finally:
         _remove(temporary)
 
@@ -227,7 +257,7 @@ def sha256(path: Path) -> str:
 def _whole(path: Path, stage: str) -> Iterator[None]:
     try:
         yield
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error})", fix=f"`residency {stage}` makes it anew") from None
 
 
@@ -236,6 +266,20 @@ def _sync(path: Path) -> None:
         if file.is_file():
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
+        else:
+            _sync_folder(file)
+    if path.is_dir():
+        _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    """A file's name is written with its folder, and is lost with it when the power goes; Windows has no such call."""
+    if os.name != "nt":
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _remove(path: Path) -> None:

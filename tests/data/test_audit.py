@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.data import audit
-from residency.data.duplicates import shingles
 
 STOCK = "For further information consult a neurologist online -->"
 
@@ -186,6 +185,11 @@ def test_later_turns_and_texts_without_a_question_never_contradict() -> None:
     assert not audit.contradicting(later).any()
     assert audit.contradicting(later.with_columns(turn=0)).all()
     assert not audit.contradicting(texts).any()
+
+
+def shingles(text: str) -> set[str]:
+    found = text.split()
+    return {" ".join(found[i : i + 3]) for i in range(max(len(found) - 2, 1))}
 
 
 @given(st.integers(0, 60), st.integers(5, 60))

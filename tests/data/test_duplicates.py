@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.data import duplicates
+
+WORD = re.compile(r"\w+")
 
 LONG = (
     "A blocked nose after a cold usually clears within ten days, so rest, drink enough and use salt water rinses, "
@@ -16,6 +20,12 @@ LONG = (
 
 def table(*pairs: tuple[str, str]) -> pl.DataFrame:
     return pl.DataFrame({"question": [q for q, _ in pairs], "answer": [a for _, a in pairs]})
+
+
+def shingles(text: str) -> frozenset[str]:
+    """What the arrays hold as hashes."""
+    words = WORD.findall(text.lower())
+    return frozenset(" ".join(words[i : i + 3]) for i in range(max(len(words) - 2, 1)))
 
 
 def test_an_exact_repeat_is_the_later_row_capitals_aside() -> None:
@@ -51,11 +61,6 @@ def test_empty_questions_do_not_make_one_cluster_of_all_texts() -> None:
     assert len(np.unique(duplicates.clusters(rows, 0.8))) >= 2
 
 
-def test_shingles_are_runs_of_three_words() -> None:
-    assert duplicates.shingles("One two, three FOUR") == {"one two three", "two three four"}
-    assert duplicates.shingles("Hi") == {"hi"}
-
-
 TEXTS = st.lists(st.text("abcd ", min_size=1, max_size=40), min_size=1, max_size=12)
 
 
@@ -64,7 +69,7 @@ TEXTS = st.lists(st.text("abcd ", min_size=1, max_size=40), min_size=1, max_size
 def test_rows_of_one_cluster_are_joined_by_a_chain_of_similar_questions(texts: list[str], threshold: float) -> None:
     rows = pl.DataFrame({"question": texts, "answer": [""] * len(texts)})
     found = duplicates.clusters(rows, threshold).tolist()
-    sets = [duplicates.shingles(text) for text in texts]
+    sets = [shingles(text) for text in texts]
     alike = [
         {j for j, other in enumerate(sets) if texts[j].strip() and len(own & other) >= threshold * len(own | other)}
         if texts[i].strip()
@@ -92,3 +97,21 @@ def test_the_threshold_decides_what_is_near(threshold: float, joined: bool) -> N
 def test_an_answer_alone_or_a_question_alone_is_no_exact_repeat() -> None:
     rows = pl.DataFrame({"question": ["a", "a", "b", "A"], "answer": ["x", "y", "x", "X"]})
     assert duplicates.exact(rows).to_list() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("words", [*range(8, 22), 40])
+def test_texts_of_any_length_are_joined_just_from_the_threshold_on(words: int, threshold: float) -> None:
+    whole = [f"word{n}" for n in range(words)]
+    for gone in range(1, 4):
+        one, other = " ".join(whole), " ".join(whole[:-gone])
+        rows = pl.DataFrame({"question": [one, "of something else", other], "answer": ["", "", ""]})
+        shared = len(shingles(other)) / len(shingles(one))
+        first, _, last = duplicates.clusters(rows, threshold).tolist()
+        assert (first == last) == (shared >= threshold)
+
+
+def test_many_texts_that_only_begin_alike_are_told_apart() -> None:
+    rows = pl.DataFrame({"question": [f"What are the symptoms of illness{n}?" for n in range(500)] + ["Why?"] * 500})
+    found = duplicates.clusters(rows.with_columns(answer=pl.lit("")), 0.8)
+    assert len(np.unique(found)) == 501

@@ -250,3 +250,38 @@ def test_dropping_what_a_finding_names_leaves_nothing_for_it_to_name(kind: str) 
     assert found is not None
     assert found.count == named.sum() > 0
     assert of_kind(rows.filter(~named), kind) is None
+
+
+def test_special_tokens_are_shown_with_what_stands_around_them() -> None:
+    rows = table(*GOOD, ("Why?", f"{'Rest. ' * 90}So <|im_end|> and [INST] it is. {'Water. ' * 90}"))
+    (found,) = (
+        f for f in findings(rows, 100, 0, special=("<|im_end|>", "[INST]", "</s>")) if f.kind == "special-tokens"
+    )
+    assert (found.count, found.severity) == (1, "warning")
+    ((row, text),) = found.examples
+    assert row == 5
+    assert "So <|im_end|> and" in text
+    assert len(text) < 200
+    assert "(<|im_end|>)" in found.advice
+
+
+def test_texts_without_special_tokens_and_tokenizers_without_any_give_no_finding() -> None:
+    assert findings(table(*GOOD), 100, 0, special=("<|im_end|>", ".*")) == []
+    assert findings(table(*GOOD), 100, 0, special=()) == []
+
+
+def test_rows_that_were_redacted_are_not_looked_through_again() -> None:
+    rows = table(*GOOD, ("Who helps?", "Write to anna.weber@example.org and say how you feel today."))
+    assert [f.kind for f in findings(rows, 100, 0, redacted=True)] == []
+
+
+def test_personal_data_is_told_by_kind() -> None:
+    rows = table(*GOOD, ("Who helps?", "Ring 020 7946 0182 and say that you were born on 3 May 1961, please."))
+    found = of_kind(rows, "personal-data")
+    assert found is not None
+    assert found.advice == "Personal data is learnt (1 phone, 1 birth date): set data.redact: true."
+
+
+@pytest.mark.parametrize("mark", ["[EMAIL]", "[PHONE_2]", "[NATIONAL_ID_1]", "[NAME]"])
+def test_placeholders_of_every_kind_are_noted(mark: str) -> None:
+    assert of_kind(table(*GOOD, ("Who helps?", f"Ask {mark} and say how you feel today.")), "placeholders") is not None

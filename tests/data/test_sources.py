@@ -435,3 +435,26 @@ def test_any_text_comes_back_as_it_was_written(
     table = load(path)
     assert table.rows.select(pl.col("a", "b").fill_null("")).to_dicts() == rows
     assert table.rows["row"].to_list() == list(range(1, len(rows) + 1))
+
+
+@pytest.mark.parametrize("kind", ["list", "pandas", "datasets"])
+def test_half_a_surrogate_pair_is_named_with_its_row_and_column(kind: str) -> None:
+    rows = [{"question": "What?", "answer": "So."}, {"question": "Why?", "answer": "Half \ud83d of it."}]
+    given: Any = rows
+    if kind == "pandas":
+        import pandas as pd
+
+        given = pd.DataFrame(rows, dtype=object)
+    if kind == "datasets":
+        import datasets
+
+        given = datasets.IterableDataset.from_generator(lambda: iter(rows))
+    with pytest.raises(UserError, match=r'row 2: column "answer" holds half of a surrogate pair'):
+        sources.load(DataSection(source="x", rows=2), given)
+
+
+def test_half_a_surrogate_pair_in_a_message_or_a_name_is_an_error_of_the_users_too() -> None:
+    message = {"role": "user", "content": "\ud83d"}
+    for rows in ([{"messages": [message]}], [{"a": 1, "b": "x"}, {"a": "x", "b": "\ud83d"}], [{"\ud83d": "x"}]):
+        with pytest.raises(UserError, match="holds half of a surrogate pair"):
+            sources.load(DataSection(source="x"), rows)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.data.synthesise import PROMPT, Synthesised, synthesise
+from residency.data.synthesise import PROMPT, Replies, Synthesised, synthesise
 from residency.data.synthesise.endpoint import Endpoint
 from residency.data.synthesise.glossary import glossary
 from residency.data.synthesise.model import prompt
@@ -701,6 +702,72 @@ def test_a_server_that_needs_no_key_is_sent_none(server: Server) -> None:
 
 def test_the_key_is_in_no_representation_of_the_endpoint(server: Server) -> None:
     assert "sk-secret" not in repr(patient(server))
+
+
+# Replies that are kept
+
+
+def passages(count: int) -> str:
+    return "\n\n".join(
+        f"# Part {n}\n\nThe gland of part {n} makes a hormone that the body needs." for n in range(count)
+    )
+
+
+def about(prompt: str) -> tuple[int, dict[str, str], str]:
+    number = prompt.split("gland of part ")[1].split(maxsplit=1)[0]
+    return completion(
+        reply((f"What does the gland of part {number} make?", f"It makes hormone {number}, which the body needs."))
+    )
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_what_an_endpoint_answered_before_it_failed_is_not_asked_again(
+    server: Server, tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failing = Endpoint._post, [True]
+
+    def post(self: Endpoint, prompt: str) -> bytes:
+        if failing and "gland of part 5 " in prompt:
+            raise UserError("the endpoint broke")
+        with one_at_a_time:
+            server.script = [about(prompt)]
+            return real(self, prompt)
+
+    one_at_a_time = threading.Lock()
+    monkeypatch.setattr(Endpoint, "_post", post)
+    section = SynthesiseSection(
+        by=("model",), endpoint=server.address, model="small", at_once=at_once, near_duplicate=1.0
+    )
+    file = tmp_path / "replies.jsonl"
+    with pytest.raises(UserError, match="broke"):
+        synthesise(table(passages(8)), section, replies=Replies(file, "small"))
+    answered = len(server.seen)
+    assert answered == 5 if at_once == 1 else 1 <= answered < 8
+    with file.open("a") as torn:
+        torn.write('{"prompt": "0a')
+    failing.clear()
+    found = synthesise(table(passages(8)), section, replies=Replies(file, "small"))
+    assert len(server.seen) == 8
+    assert found.rows["question"].to_list() == [f"What does the gland of part {n} make?" for n in range(8)]
+    synthesise(table(passages(8)), section, replies=Replies(file, "small"))
+    assert len(server.seen) == 8
+    synthesise(table(passages(8)), section, replies=Replies(file, "another"))
+    assert len(server.seen) == 16
+
+
+def test_the_runs_own_model_is_asked_once_for_each_passage_as_well(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def ask(prompts: list[str]) -> list[str]:
+        asked.extend(prompts)
+        return ["nothing" for _ in prompts]
+
+    for _ in range(2):
+        found = synthesise(
+            table(TEXT), SynthesiseSection(by=("model",)), ask, replies=Replies(tmp_path / "kept.jsonl", "m")
+        )
+        assert found.dropped == {"reply without JSON": 1}
+    assert len(asked) == 1
 
 
 # The section

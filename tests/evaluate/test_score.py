@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import math
+from importlib import resources
+
 import numpy as np
 import pytest
 import sacrebleu
@@ -8,6 +12,15 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from residency.evaluate import score
+
+VALUES = st.lists(st.floats(-100, 100, allow_nan=False), min_size=1, max_size=40)
+TEXTS = st.lists(st.sampled_from(["the", "fever", "a", "rest", "water", "day", "two", "."]), max_size=20).map(" ".join)
+
+
+def clinic_answers() -> list[str]:
+    text = (resources.files("residency") / "assets" / "clinic.jsonl").read_text("utf-8")
+    return [row["Doctor"] for row in map(json.loads, text.splitlines()) if row["Doctor"]]
+
 
 PROSE = (
     "Rest, drink enough water, and take the tablets with food. If the fever is above 39, or if you are breathless, "
@@ -107,3 +120,146 @@ def test_repeated_runs_are_counted_after_their_first_time() -> None:
     assert score.repeated("a b c d a b c d") == pytest.approx(1 / 5)
     assert score.repeated("one two") == 0.0
     assert score.repeated(PROSE) < 0.05
+
+
+def test_no_answer_that_a_person_wrote_is_a_loop() -> None:
+    answers = clinic_answers()
+    assert len(answers) > 300
+    assert [answer for answer in answers if score.loops(answer)] == []
+    assert np.mean([score.repeated(answer) for answer in answers]) < 0.02
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Paracetamol: one tablet at 8, one tablet at 14, one tablet at 20, one tablet at 2.",
+        "* no fever * no rash * no cough * no pain * no sickness * no headache * no stiff neck",
+        "1. Rest. 2. Drink water. 3. Rest. 4. Drink water. 5. See a doctor if it is worse after 3 days.",
+        "Pain in the knee, pain in the hip, pain in the back and pain in the neck are all common and all treatable.",
+        "Yes, yes, yes: that is very very very common.",
+    ],
+)
+def test_lists_in_which_words_return_are_no_loops(text: str) -> None:
+    assert not score.loops(text)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, score.LOOP_LONGEST), st.data())
+def test_a_loop_is_found_where_the_limit_cut_the_phrase_short(period: int, data: st.DataObject) -> None:
+    phrase = [f"word{place}" for place in range(period)]
+    lead = [f"lead{place}" for place in range(data.draw(st.integers(0, 20)))]
+    enough = max(math.ceil(score.LOOP_CUT * period), score.LOOP_WORDS)
+    words = enough + data.draw(st.integers(0, 2 * period))
+    text = lead + [phrase[place % period] for place in range(words)]
+    assert score.loops(" ".join(text))
+    assert score.loops("\n".join(text).upper())
+    assert not score.loops(" ".join(text[: len(lead) + enough - 1]))
+
+
+@pytest.mark.parametrize(
+    ("times", "after", "found"),
+    [(2.9, 0, True), (2.5, 0, True), (2.4, 0, False), (2.9, 1, False), (3.0, 1, True)],
+)
+def test_a_long_phrase_is_a_loop_before_its_third_time_is_whole_only_where_the_text_ends(
+    times: float, after: int, found: bool
+) -> None:
+    words = [f"word{place % 60}" for place in range(int(times * 60))] + [f"after{place}" for place in range(after)]
+    assert score.loops(" ".join(words)) is found
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(), unique=True, max_size=200))
+def test_words_that_never_return_are_neither_loop_nor_repetition(words: list[int]) -> None:
+    text = " ".join(map(str, words))
+    assert not score.loops(text)
+    assert score.repeated(text) == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(TEXTS, TEXTS)
+def test_overlap_is_what_the_libraries_say_for_any_text(answer: str, reference: str) -> None:
+    found = score.overlap(answer, reference)
+    rouge = RougeScorer(["rougeL"], use_stemmer=True).score(reference, answer)["rougeL"].fmeasure
+    assert found == {
+        "rouge_l": pytest.approx(100 * rouge),
+        "bleu": pytest.approx(sacrebleu.sentence_bleu(answer, [reference]).score),
+        "chrf": pytest.approx(sacrebleu.sentence_chrf(answer, [reference]).score),
+    }
+    assert all(0 <= value <= 100.0001 for value in found.values())
+
+
+def test_an_empty_answer_overlaps_with_nothing() -> None:
+    assert score.overlap("", "Rest and drink water.") == {"rouge_l": 0, "bleu": 0, "chrf": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("I'm a doctor, so the oil of your car is beyond me. How is your health?", True),
+        ("I cannot write poems. Please describe your symptoms.", True),
+        ("I can't help with shares; ask me about an illness.", True),
+        ("I can’t say who wins. Do you have any symptoms?", True),
+        ("I’m a doctor and know little of laptops.", True),
+        ("That is outside my field, which is medicine.", True),
+        ("The capital of Australia is Canberra.", False),
+        ("You should rest and drink water. See a doctor if it is worse.", False),
+        ("I cannot say who will win.", False),
+        ("", False),
+    ],
+)
+def test_steering_back_takes_both_the_field_and_a_refusal_or_an_offer(text: str, kept: bool) -> None:
+    assert score.steered_back(text) is kept
+
+
+@settings(deadline=None, max_examples=40)
+@given(VALUES, st.integers(0, 5))
+def test_an_interval_lies_within_the_values_and_repeats_by_seed(values: list[float], seed: int) -> None:
+    found = score.interval(values, score.resample(len(values), 200, seed))
+    assert found == score.interval(values, score.resample(len(values), 200, seed))
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(0, 1), min_size=20, max_size=60))
+def test_the_interval_covers_the_mean(values: list[float]) -> None:
+    found = score.interval(values, score.resample(len(values), 400))
+    assert found.low - 1e-9 <= found.mean <= found.high + 1e-9
+
+
+@settings(deadline=None, max_examples=40)
+@given(VALUES, st.floats(-10, 10))
+def test_a_constant_shift_of_any_system_is_found_to_be_that_shift(values: list[float], shift: float) -> None:
+    found = score.difference([value + shift for value in values], values, score.resample(len(values), 200))
+    assert (found.low, found.mean, found.high) == pytest.approx((shift, shift, shift), abs=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(VALUES)
+def test_swapping_the_systems_only_turns_the_sign(values: list[float]) -> None:
+    other = [value * value / 100 for value in values]
+    draws = score.resample(len(values), 200)
+    forth, back = score.difference(values, other, draws), score.difference(other, values, draws)
+    assert (forth.low, forth.mean, forth.high) == pytest.approx((-back.high, -back.mean, -back.low), abs=1e-9)
+
+
+def test_pairing_sees_a_small_difference_that_the_spread_of_questions_would_hide() -> None:
+    generator = np.random.default_rng(3)
+    hard = generator.normal(0, 10, size=60)
+    one, other = (hard + 0.5 + generator.normal(0, 0.5, size=60)).tolist(), hard.tolist()
+    draws = score.resample(60, 500)
+    assert score.difference(one, other, draws).shown
+    apart = [score.interval(values, draws) for values in (one, other)]
+    assert apart[0].low < apart[1].high
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 50)), min_size=1, max_size=20))
+def test_weights_count_like_so_many_copies(pairs: list[tuple[float, int]]) -> None:
+    values, weights = [value for value, _ in pairs], [float(weight) for _, weight in pairs]
+    found = score.interval(values, score.resample(len(values), 100), weights)
+    copies = [value for value, weight in pairs for _ in range(weight)]
+    assert found.mean == pytest.approx(np.mean(copies), abs=1e-9)
+    assert score.interval(values, score.resample(len(values), 100), [3.0] * len(values)).low == pytest.approx(
+        score.interval(values, score.resample(len(values), 100)).low
+    )

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from conftest import dialogues, write_jsonl
 from residency import pipeline
+from residency.data import privacy
 from residency.recipe import Recipe
-from residency.report.page import score_rows, verdicts
+from residency.report.page import PERSONAL, score_rows, verdicts
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quoted"'
 
@@ -120,3 +122,35 @@ def test_a_share_is_written_in_per_cent_and_its_difference_in_points() -> None:
     assert row["difference"] == "0 pp"
     metric = row["metric"]
     assert [metric.write(value, signed=True) for value in (0.126, -0.004, 0.004)] == ["+13 pp", "0 pp", "0 pp"]
+
+
+def test_personal_data_is_counted_in_words_and_shown_nowhere(small_recipe: dict[str, Any], tmp_path: Path) -> None:
+    rows = dialogues(20)
+    rows[0]["Doctor"] += " Write to jane@x.example; she was born on 3 May 1961."
+    small_recipe["data"]["source"] = str(write_jsonl(tmp_path / "a.jsonl", rows))
+    pipeline.prepare(Recipe.parse(small_recipe), tmp_path / "run")
+    page = pipeline.report(tmp_path / "run").read_text()
+    assert "Replaced by placeholders: e-mail addresses" in page
+    assert "Replaced by placeholders: dates of birth" in page
+    assert "birth_date" not in page
+    assert "jane@" not in page
+    assert "3 May 1961" not in page
+
+
+def test_each_kind_of_personal_data_has_words_of_its_own() -> None:
+    assert set(PERSONAL) == set(privacy.KINDS)
+
+
+def test_a_training_that_was_stopped_says_so_and_a_spike_lists_its_rows(
+    small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = Recipe.parse(small_recipe)
+    pipeline.prepare(recipe, tmp_path)
+    pipeline.train(recipe, tmp_path)
+    report = json.loads((tmp_path / "train.json").read_text())
+    report |= {"stopped_by": "divergence", "stopped_at": 9, "restored_step": 4}
+    report["diagnosis"] = [{"kind": "loss-spike", "step": 5, "advice": "Look.", "rows": [3, 17]}]
+    (tmp_path / "train.json").write_text(json.dumps(report))
+    text = " ".join(" ".join(Reader(pipeline.report(tmp_path).read_text()).texts).split())
+    assert "Stopped at step 9 by divergence; the model is that of step 4" in text
+    assert "loss-spike , step 5: Look. Rows of this step: 3, 17." in text

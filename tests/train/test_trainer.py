@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from residency.batches import collate
 from residency.prompts import Example
+from residency.train.steps import StepCollator
 from residency.train.trainer import ResidencyTrainer
 
 EXAMPLES = [Example(tuple((7 * n + place) % 380 + 3 for place in range(6 + 5 * n)), 2 + n % 4) for n in range(8)]
@@ -41,3 +44,72 @@ def test_a_step_is_the_same_however_it_is_cut(folder: str, tmp_path: Path, reque
         assert loss == pytest.approx(reference.item(), abs=1e-5)
         for name, parameter in model.named_parameters():
             assert torch.allclose(gradients[name], parameter.grad, atol=1e-5), name
+
+
+examples = st.lists(
+    st.integers(4, 40).flatmap(
+        lambda length: st.builds(
+            Example,
+            st.lists(st.integers(3, 379), min_size=length, max_size=length).map(tuple),
+            st.integers(1, length - 1),
+        )
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@pytest.fixture(scope="module")
+def learners(llama_folder: Path, neox_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A trainer for each architecture, in float32."""
+    return {
+        path.name: ResidencyTrainer(
+            model=AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager"),
+            args=TrainingArguments(output_dir=str(tmp_path_factory.mktemp("out")), use_cpu=True, report_to="none"),
+            train_dataset=EXAMPLES,
+            validation=[],
+            pad_id=0,
+            tokens_per_batch=64,
+        )
+        for path in (llama_folder, neox_folder)
+    }
+
+
+def gradient(trainer: Any, found: list[Example], tokens_per_batch: int, pad_id: int) -> tuple[float, torch.Tensor]:
+    """Loss of a step over these examples, and its whole gradient as one vector [parameters]."""
+    trainer.model.zero_grad()
+    loss = trainer.training_step(trainer.model, StepCollator(pad_id, tokens_per_batch)(found))
+    return float(loss), torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()]).double()
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "pythia-tiny"])
+@settings(deadline=None, max_examples=20)
+@given(examples, st.integers(1, 400), st.integers(0, 379), st.randoms(use_true_random=False))
+def test_a_steps_gradient_depends_neither_on_the_cut_nor_on_padding_nor_on_order(
+    name: str, learners: dict[str, Any], found: list[Example], tokens: int, pad_id: int, random: Any
+) -> None:
+    loss, expected = gradient(learners[name], found, 1, 0)  # each example alone: nothing is padded
+    shuffled = random.sample(found, len(found))
+    other_loss, other = gradient(learners[name], shuffled, tokens, pad_id)
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    assert torch.linalg.norm(other - expected) / torch.linalg.norm(expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "pythia-tiny"])
+@settings(deadline=None, max_examples=20)
+@given(examples)
+def test_a_step_of_one_example_is_plain_transformers_loss_on_its_answer(
+    name: str, learners: dict[str, Any], found: list[Example]
+) -> None:
+    one = found[0]
+    loss, own = gradient(learners[name], [one], 64, 0)
+    model = learners[name].model
+    model.zero_grad()
+    ids = torch.tensor([one.input_ids])
+    labels = ids.clone()
+    labels[:, : one.learn_from] = -100
+    expected = model(input_ids=ids, labels=labels).loss
+    expected.backward()
+    plain = torch.cat([weight.grad.flatten() for weight in model.parameters()]).double()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.linalg.norm(own - plain) / torch.linalg.norm(plain) < 1e-5

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from residency.data import conversations, schema
+from residency.data import conversations, privacy, schema
 from residency.errors import UserError
 
 DROPPED = {"row": pl.UInt32, "reason": pl.String, "question": pl.String, "answer": pl.String}
@@ -64,7 +64,7 @@ def _conversations(table: pl.DataFrame, column: str, on_error: str) -> Dialogues
     turns = conversations.explode(table, column)
     if turns.malformed and on_error == "stop":
         row, why = turns.malformed[0]
-        raise UserError(f"row {row}: {why}", fix="mend it, or set data.on_error: skip")
+        raise UserError(f"row {row}: {privacy.redacted(why)}", fix="mend it, or set data.on_error: skip")
     malformed = [(row, "malformed conversation", why) for row, why in turns.malformed]
     unanswered = [(row, "no assistant turn", "") for row in turns.unanswered]
     return Dialogues(turns.rows, dropped(malformed + unanswered))

@@ -6,13 +6,14 @@ recipe names the finding in `data.drop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import polars as pl
 
 from residency.data import audit, languages, privacy
+from residency.errors import listed
 
 Severity = Literal["problem", "warning", "note"]
 Side = Literal["opening", "closing"]
@@ -32,7 +33,7 @@ SKEWED = 0.33  # share of all answer tokens that the longest rows hold
 MOST = 0.5  # share of the rows that ask one question
 
 HTML = r"(?i)</?(?:p|br|div|span|a|b|i|ul|ol|li|table|tr|td|h[1-6]|strong|em)\b[^<>]*>|&(?:nbsp|amp|lt|gt|quot|#\d+);"
-PLACEHOLDER = r"\[(?:EMAIL|PHONE)\]"
+AROUND = 80  # characters on both sides of a special token that is shown
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,20 @@ RULES = {
 }
 
 
-def findings(rows: pl.DataFrame, max_length: int, leak: int, dropped: Mapping[str, int] | None = None) -> list[Finding]:
+def findings(
+    rows: pl.DataFrame,
+    max_length: int,
+    leak: int,
+    dropped: Mapping[str, int] | None = None,
+    *,
+    special: Sequence[str] = (),
+    redacted: bool = False,
+) -> list[Finding]:
     """All findings in kept rows, the most severe first.
 
     `rows` has row, question, answer, prompt_tokens, answer_tokens and cluster. `leak` is how many test rows would have
-    had a near-duplicate in training after a plain random split; `dropped` the rows dropped for each reason.
+    had a near-duplicate in training after a plain random split; `dropped` the rows dropped for each reason; `special`
+    the tokenizer's own tokens as text; `redacted` whether personal data was replaced, so that none need be looked for.
     """
     if rows.is_empty():
         return []
@@ -101,6 +111,8 @@ def findings(rows: pl.DataFrame, max_length: int, leak: int, dropped: Mapping[st
         *(_ruled(rows, kind, rule) for kind, rule in RULES.items()),
         *_lengths(rows, max_length, dropped or {}),
         *_leftovers(rows),
+        *([] if redacted else [_private(rows)]),
+        *([_special(rows, special)] if special else []),
         _boilerplate(rows),
         _stock(rows, "closing", "Add stock-closings to data.clean; what its patterns miss, add to data.closings."),
         _stock(rows, "opening", "No cleaning step takes openings out: shorten the answers in data.source."),
@@ -174,22 +186,11 @@ def _skewed(rows: pl.DataFrame) -> Finding:
 
 
 def _leftovers(rows: pl.DataFrame) -> list[Finding]:
-    """What cleaning should have taken out: HTML, personal data, and the placeholders that stand for it."""
-    columns = [name for name in ("question", "answer") if name in rows.columns]
-    clean, _ = privacy.redact(rows)
-    private = rows.select(columns).hash_rows() != clean.select(columns).hash_rows()
+    """What cleaning should have taken out: HTML, and the placeholders that stand for personal data."""
     code = rows["answer"].str.contains("```", literal=True)
-    said = rows["answer"].str.contains(PLACEHOLDER)
+    said = rows["answer"].str.contains(privacy.PLACEHOLDER.pattern)
     return [
         _marked(rows, "html", rows["answer"].str.contains(HTML) & ~code, "Add html to data.clean.", (0.0, 0.2)),
-        # The examples are the redacted rows: what is private is counted and never shown.
-        _marked(
-            clean,
-            "personal-data",
-            private,
-            "E-mail addresses or phone numbers are learnt: set data.redact: true.",
-            (0.0, 0.0),
-        ),
         _marked(
             rows,
             "placeholders",
@@ -198,6 +199,29 @@ def _leftovers(rows: pl.DataFrame) -> list[Finding]:
             (0.05, NEVER),
         ),
     ]
+
+
+def _private(rows: pl.DataFrame) -> Finding:
+    """Rows with personal data. The examples are the redacted rows: what is private is counted and never shown."""
+    clean, counts = privacy.redact(rows)
+    columns = [name for name in privacy.COLUMNS if name in rows.columns]
+    which = rows.select(columns).hash_rows() != clean.select(columns).hash_rows()
+    advice = f"Personal data is learnt ({privacy.told(counts)}): set data.redact: true."
+    return _marked(clean, "personal-data", which, advice, (0.0, 0.0))
+
+
+def _special(rows: pl.DataFrame, tokens: Sequence[str]) -> Finding:
+    """Texts that have a token of the tokenizer written out: it is read as that token, and can end an answer early."""
+    columns = [name for name in ("system", "question", "answer") if name in rows.columns]
+    texts = rows.select(pl.concat_str(columns, separator=" → ")).to_series()
+    which = texts.str.contains_any(list(tokens))
+    token = "|".join(map(pl.escape_regex, tokens))
+    found = texts.filter(which).str.extract(f"({token})").unique(maintain_order=True).to_list()
+    places = texts.filter(which).head(SHOWN).str.extract(f"(?s)(.{{0,{AROUND}}}(?:{token}).{{0,{AROUND}}})")
+    advice = f"Texts hold tokens of the model's own, which can end a turn: take them out ({listed(found, 5)})."
+    told = _marked(rows, "special-tokens", which, advice, (0.0, NEVER))
+    examples = tuple(zip(rows["row"].filter(which), places, strict=False))
+    return replace(told, examples=examples)
 
 
 def _boilerplate(rows: pl.DataFrame) -> Finding:

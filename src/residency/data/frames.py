@@ -22,10 +22,17 @@ def table(records: Sequence[dict[str, Any]]) -> tuple[pl.DataFrame, list[str]]:
 
 
 def columns(values: dict[str, list[Any]]) -> tuple[pl.DataFrame, list[str]]:
-    """The lists as columns; and notes on those whose values are of several kinds, which become text."""
-    built = {name: _column(name, column) for name, column in values.items()}
-    mixed = [name for name, column in built.items() if column is None]
-    rows = pl.DataFrame([_text(name, values[name]) if column is None else column for name, column in built.items()])
+    """The lists as columns; and notes on those whose values are of several kinds, which become text.
+
+    Raises:
+        ValueError: a value holds half of a surrogate pair; the message names its row, counted from 1, and its column.
+    """
+    try:
+        built = {name: _column(name, column) for name, column in values.items()}
+        mixed = [name for name, column in built.items() if column is None]
+        rows = pl.DataFrame([_text(name, values[name]) if column is None else column for name, column in built.items()])
+    except UnicodeEncodeError:
+        raise ValueError(f"{_half(values)} half of a surrogate pair, which is no text") from None
     return rows, [f"values of several kinds are kept as text in {listed(mixed)}"] if mixed else []
 
 
@@ -80,6 +87,25 @@ def _kept(built: Any, value: Any) -> bool:
         return len(built) == len(value) and all(map(_kept, built, value))
     if isinstance(value, dict) and isinstance(built, dict):
         return all(_kept(built.get(key), own) for key, own in value.items())
+    return True
+
+
+def _half(values: dict[str, list[Any]]) -> str:
+    """Which value no file could hold: polars says only that there is one."""
+    places = (
+        f'row {row}: column "{name}" holds'
+        for name, column in values.items()
+        for row, value in enumerate(column, start=1)
+        if not _encodes(value)
+    )
+    return next(places, "the name of a column holds")
+
+
+def _encodes(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
     return True
 
 

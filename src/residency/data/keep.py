@@ -5,14 +5,18 @@ Every step returns the rows that stay and those that leave, each with its reason
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import polars as pl
 
 from residency.data import duplicates, findings
 from residency.data.dialogues import DROPPED
-from residency.prompts import Before, Prompt
+from residency.prompts import NOTHING, Before, Prompt
 from residency.recipe import Recipe
+
+OVER = "over max_length"
+LONGEST_TOKEN = 128  # characters, at least: a tokenizer may take a whole word for one unknown token
 
 
 def told_apart(rows: pl.DataFrame, reason: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -37,15 +41,19 @@ def once(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def fitting(rows: pl.DataFrame, prompt: Prompt, recipe: Recipe) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """With the lengths in tokens and without what is too long; also how many rows will be cut."""
-    rows = _measured(rows, prompt)
+    """With prompts and lengths in tokens and without what is too long; also how many rows will be cut."""
     limit = recipe.model.max_length
     over = pl.col("prompt_tokens") + pl.col("answer_tokens") > limit
     if recipe.data.overlong == "drop":
-        return *told_apart(rows, pl.when(over).then(pl.lit("over max_length"))), 0
+        # What is over the limit in any case is not cut into tokens: a text of some megabytes takes gigabytes.
+        characters = pl.col("question").str.len_chars() + pl.col("answer").str.len_chars()
+        sure = characters > limit * max(prompt.longest_token, LONGEST_TOKEN)
+        rows, huge = told_apart(rows, pl.when(sure).then(pl.lit(OVER)))
+        rows, dropped = told_apart(_measured(rows, prompt), pl.when(over).then(pl.lit(OVER)))
+        return rows, pl.concat([huge, dropped]).sort("row", maintain_order=True), 0
     # A prompt that fills the limit alone leaves no answer to learn.
     hopeless = pl.col("prompt_tokens") >= limit
-    rows, dropped = told_apart(rows, pl.when(hopeless).then(pl.lit("prompt over max_length")))
+    rows, dropped = told_apart(_measured(rows, prompt), pl.when(hopeless).then(pl.lit("prompt over max_length")))
     return rows, dropped, rows.filter(over).height
 
 
@@ -59,14 +67,14 @@ def wanted(rows: pl.DataFrame, kinds: Sequence[str]) -> tuple[pl.DataFrame, pl.D
 
 
 def _measured(rows: pl.DataFrame, prompt: Prompt) -> pl.DataFrame:
-    questions, answers = rows["question"].to_list(), rows["answer"].to_list()
+    questions = rows["question"]
+    before: Iterable[Before] = repeat(NOTHING)
     if "history" in rows.columns:
-        before = [Before(s, tuple((q, a) for q, a in h)) for s, h in rows.select("system", "history").iter_rows()]
-        prompts = [len(prompt.prompt_ids(q, b)) for q, b in zip(questions, before, strict=True)]
-        totals = [len(prompt.example(q, a, None, b)) for q, a, b in zip(questions, answers, before, strict=True)]
-    else:
-        prompts, totals = prompt.lengths(questions, answers)
+        before = (Before(s, tuple((q, a) for q, a in h)) for s, h in rows.select("system", "history").iter_rows())
+    texts = [prompt.text(question, earlier) for question, earlier in zip(questions, before, strict=False)]
+    prompts, totals = prompt.lengths(texts, rows["answer"].to_list())
     return rows.with_columns(
+        prompt=pl.Series(texts, dtype=pl.String),
         prompt_tokens=pl.Series(prompts, dtype=pl.Int64),
         answer_tokens=pl.Series(totals, dtype=pl.Int64) - pl.Series(prompts, dtype=pl.Int64),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from residency.data import schema, sources
-from residency.errors import UserError, listed
+from residency.errors import UserError
 from residency.recipe import DataSection
 
 TOKENS_PER_WORD = 1.5  # of English in a vocabulary of some ten thousand; medical words are cut into more
@@ -35,7 +35,7 @@ def look(source: str) -> Proposal:
     section = DataSection(source=source, on_error="skip")
     table = sources.load(section)
     rows = table.rows.head(SAMPLED)
-    lines = [f"{table.rows.height:,} rows, columns {listed(name for name in table.rows.columns if name != 'row')}"]
+    lines = [f"{table.rows.height:,} rows, columns {schema.shown(n for n in table.rows.columns if n != 'row')}"]
     lines += table.notes
     if table.unreadable:
         lines.append(f"{len(table.unreadable)} rows can't be read; the first: {table.unreadable[0][1]}")
@@ -56,7 +56,7 @@ def _guess(rows: pl.DataFrame, source: str) -> schema.Shape:
     """The longest column of text is the answer; the question is the one that most often ends in a question mark."""
     texts = {name: rows[name] for name in rows.columns if name != "row" and rows[name].dtype == pl.String}
     if not texts:
-        raise UserError(f"data.source {source}: no column of text; its columns are {listed(rows.columns)}")
+        raise UserError(f"data.source {source}: no column of text; its columns are {schema.shown(rows.columns)}")
     answer = max(texts, key=lambda name: _mean(texts[name].str.len_chars()))
     others = [name for name in texts if name != answer]
     if not others:

@@ -13,12 +13,14 @@ from residency.data import audit, conversations, dialogues, duplicates, keep, pr
 from residency.data import split as splitting
 from residency.data.clean import Cleaned, clean
 from residency.data.findings import Finding, findings
-from residency.data.synthesise import Synthesised, synthesise
+from residency.data.synthesise import Ask, Replies, Synthesised, synthesise
 from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import DataSection, Recipe
 from residency.workspace import Run
+
+SAMPLE = {"row": pl.UInt32, "question": pl.String, "answer": pl.String}  # of cleaning: before and after
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,17 @@ class Parts:
 
 
 def prepare(
-    recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None, given: Any = None
+    recipe: Recipe,
+    run: Run,
+    prompt: Prompt,
+    progress: Progress | None = None,
+    given: Any = None,
+    *,
+    ask: Ask | None = None,
 ) -> DataReport:
     """Prepare the recipe's data, or a data frame or data set given, and write it into the run folder as `data/`.
+
+    `ask` is the run's own model, for `data.synthesise`.
 
     Raises:
         UserError: the source, a column or a row is not as the recipe says, or nothing is left to train on.
@@ -83,16 +93,13 @@ def prepare(
     progress = progress or Silent()
     section = recipe.data
     table = sources.load(section, given)
-    for note in table.notes:
-        progress.say(note)
-    taken = _take(table.rows, section)
-    shape = schema.recognise(taken, section)
-    if shape.other:
-        progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")
-    made = _synthesise(taken, shape, section, progress)
+    taken, shape = _recognised(table, section, progress)
+    made, in_texts = _synthesise(taken, shape, section, progress, ask=ask, replies=_replies(recipe, run))
     read = dialogues.read(taken, shape, section.on_error) if made is None else dialogues.paired(made.rows)
     rows, cleaned = clean(read.rows, section)
-    rows, cleaned, redacted = _redact(rows, cleaned) if section.redact else (rows, cleaned, {})
+    rows, cleaned, redacted = _redact(rows, cleaned, section, in_texts)
+    if any(redacted.values()):
+        progress.say(f"Personal data replaced: {privacy.told(redacted)}")
     asked = made is not None or shape.question is not None or shape.messages is not None
     kept = _keep(dialogues.complete(rows), [read.dropped, _unreadable(table)], asked, prompt, recipe)
     _some_left(kept, table.name)
@@ -116,41 +123,65 @@ def prepare(
         leaked=parts.leaked,
         random_split_would_leak=parts.by_chance,
         boilerplate=audit.boilerplate(kept.rows["answer"].to_list()),
-        findings=findings(
-            kept.rows.with_columns(cluster=pl.Series(parts.clusters)), recipe.model.max_length, parts.by_chance, reasons
-        ),
+        findings=_findings(kept, parts, prompt, recipe),
         split={name: int((parts.rows["split"] == name).sum()) for name in ("train", "validation", "test")},
         tokens={part: audit.lengths(kept.rows[f"{part}_tokens"].to_list()) for part in ("prompt", "answer")},
         lengths=audit.histogram((kept.rows["prompt_tokens"] + kept.rows["answer_tokens"]).to_list()),
         template=prompt.template,
         sample=write.texts(parts.rows.head(1), prompt)[0],
     )
-    positions = [table.where(row) for row in kept.dropped["row"].to_list()]
-    dropped = kept.dropped.with_columns(position=pl.Series(positions, dtype=pl.String))
-    files = write.write_rows(run, parts.rows, dropped, prompt)
+    files = write.write_rows(run, parts.rows, _placed(kept.dropped, table), prompt)
     key = write.key(recipe) if given is None else None
     run.write_json("data/report.json", asdict(report) | {"files": files, "key": key})
     return report
 
 
+def _placed(dropped: pl.DataFrame, table: sources.Table) -> pl.DataFrame:
+    """The dropped rows with where each stands in the source."""
+    return dropped.with_columns(position=pl.Series([table.where(row) for row in dropped["row"]], dtype=pl.String))
+
+
+def _recognised(table: sources.Table, section: DataSection, progress: Progress) -> tuple[pl.DataFrame, schema.Shape]:
+    """The rows that are taken, and how their columns are read; what is worth knowing of both is said."""
+    for note in table.notes:
+        progress.say(note)
+    taken = _take(table.rows, section)
+    shape = schema.recognise(taken, section)
+    if shape.other:
+        progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")
+    return taken, shape
+
+
+def _replies(recipe: Recipe, run: Run) -> Replies:
+    """What a model has replied so far: another model's, or the same at another temperature, is another reply."""
+    section = recipe.data.synthesise
+    endpoint = section and section.endpoint and (section.endpoint, section.model, section.temperature)
+    return Replies(run.path("data/replies.jsonl"), str(endpoint or (recipe.model.base, recipe.model.revision)))
+
+
 def _synthesise(
-    rows: pl.DataFrame, shape: schema.Shape, section: DataSection, progress: Progress
-) -> Synthesised | None:
-    """Question-answer pairs from texts, where the recipe asks for them."""
+    rows: pl.DataFrame,
+    shape: schema.Shape,
+    section: DataSection,
+    progress: Progress,
+    *,
+    ask: Ask | None,
+    replies: Replies,
+) -> tuple[Synthesised | None, dict[str, int]]:
+    """Question-answer pairs from texts, where the recipe asks for them, and the personal data in these texts."""
     if section.synthesise is None:
-        return None
+        return None, {}
     if shape.kind != "text":
         raise UserError(
             f"data.synthesise: {section.source} is read as {shape}", "texts", "name their column as data.text"
         )
     named = [pl.col("source").cast(pl.String)] if "source" in rows.columns and shape.answer != "source" else []
     documents = rows.select("row", schema.texts(rows, shape.answer).alias("text"), *named)
+    counts: dict[str, int] = {}
     if section.redact:  # before a model at an endpoint sees them
-        texts = documents.rename({"text": "answer"}).with_columns(question=pl.lit(""))
-        redacted, counts = privacy.redact(texts)
-        documents = redacted.drop("question").rename({"answer": "text"})
-        progress.say(f"Replaced in the texts: {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}")
-    return synthesise(documents, section.synthesise, tell=progress.step)
+        texts, counts = privacy.redact(documents.rename({"text": "answer"}), section.names)
+        documents = texts.rename({"answer": "text"})
+    return synthesise(documents, section.synthesise, ask, progress.step, replies), counts
 
 
 def _counted(made: Synthesised) -> dict[str, Any]:
@@ -165,12 +196,26 @@ def _take(rows: pl.DataFrame, section: DataSection) -> pl.DataFrame:
     return rows[np.sort(np.random.default_rng(section.seed).permutation(rows.height)[: section.rows])]
 
 
-def _redact(rows: pl.DataFrame, cleaned: list[Cleaned]) -> tuple[pl.DataFrame, list[Cleaned], dict[str, int]]:
-    """The rows without personal data, and the samples of cleaning without the rows that held some."""
-    after, counts = privacy.redact(rows)
-    private = set(rows["row"].filter(rows.hash_rows() != after.hash_rows()))
+def _redact(
+    rows: pl.DataFrame, cleaned: list[Cleaned], section: DataSection, in_texts: dict[str, int]
+) -> tuple[pl.DataFrame, list[Cleaned], dict[str, int]]:
+    """The rows without personal data, the samples of cleaning without the rows that held some, and all counts."""
+    if not section.redact:
+        return rows, cleaned, {}
+    after, counts = privacy.redact(rows, section.names)
+    samples = pl.DataFrame([s for step in cleaned for s in step.samples], SAMPLE, orient="row")  # cleaning took it out
+    private = _changed(rows, after) | _changed(samples, _public(samples, section))
     shown = [replace(step, samples=tuple(s for s in step.samples if s[0] not in private)) for step in cleaned]
-    return after, shown, counts
+    return after, shown, {kind: counts.get(kind, 0) + in_texts.get(kind, 0) for kind in {**counts, **in_texts}}
+
+
+def _public(rows: pl.DataFrame, section: DataSection) -> pl.DataFrame:
+    """What is shown but not learnt from, without personal data where the recipe wants none."""
+    return privacy.redact(rows, section.names)[0] if section.redact and not rows.is_empty() else rows
+
+
+def _changed(before: pl.DataFrame, after: pl.DataFrame) -> set[int]:
+    return set(before["row"].filter(before.hash_rows() != after.hash_rows()))
 
 
 def _keep(rows: pl.DataFrame, gone: list[pl.DataFrame], asked: bool, prompt: Prompt, recipe: Recipe) -> Kept:
@@ -178,6 +223,7 @@ def _keep(rows: pl.DataFrame, gone: list[pl.DataFrame], asked: bool, prompt: Pro
     rows, repeated = keep.once(rows)
     rows, overlong, truncated = keep.fitting(rows, prompt, recipe)
     rows, unwanted = keep.wanted(rows, recipe.data.drop)
+    gone = [_public(dropped, recipe.data) for dropped in gone]
     return Kept(rows, pl.concat([*gone, empty, repeated, overlong, unwanted]), truncated)
 
 
@@ -204,6 +250,17 @@ def _split(rows: pl.DataFrame, section: DataSection) -> Parts:
         clusters,
         splitting.leaked(clusters, names),
         splitting.leaked(clusters, plain),
+    )
+
+
+def _findings(kept: Kept, parts: Parts, prompt: Prompt, recipe: Recipe) -> list[Finding]:
+    return findings(
+        kept.rows.with_columns(cluster=pl.Series(parts.clusters)),
+        recipe.model.max_length,
+        parts.by_chance,
+        Counter(kept.dropped["reason"].to_list()),
+        special=prompt.special_tokens,
+        redacted=recipe.data.redact,
     )
 
 

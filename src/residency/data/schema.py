@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import polars as pl
 
-from residency.data import conversations
+from residency.data import conversations, privacy
 from residency.errors import UserError, listed, nearest
 from residency.recipe import DataSection
 
@@ -70,7 +71,7 @@ def recognise(rows: pl.DataFrame, section: DataSection) -> Shape:
         return replace(_messages(rows, talks[0]), other=tuple(str(shape) for shape in found))
     if not found:
         raise UserError(
-            f"data.source {section.source}: no known record shape; its columns are {listed(columns)}",
+            f"data.source {section.source}: no known record shape; its columns are {shown(columns)}",
             "question/answer, instruction/response, input/output, messages, conversations or text",
             "name them as data.question and data.answer, or data.text",
         )
@@ -103,11 +104,16 @@ def _known(columns: list[str]) -> list[Shape]:
 def _column(field: str, name: str, columns: list[str]) -> str:
     if name in columns:
         return name
-    raise UserError(f'data.{field}: no column "{name}"', f"one of {listed(columns)}", nearest(name, columns))
+    raise UserError(f'data.{field}: no column "{name}"', f"one of {shown(columns)}", nearest(name, columns))
 
 
 def _missing(field: str, columns: list[str]) -> str:
-    raise UserError(f"data.{field} is missing", f"one of the columns {listed(columns)}", "name both or neither")
+    raise UserError(f"data.{field} is missing", f"one of the columns {shown(columns)}", "name both or neither")
+
+
+def shown(columns: Iterable[str]) -> str:
+    """The columns for a message; those of a file without a header are its first row."""
+    return privacy.redacted(listed(columns))
 
 
 def texts(rows: pl.DataFrame, name: str) -> pl.Series:

@@ -13,7 +13,7 @@ import polars as pl
 
 from residency.data import sources
 from residency.data.split import NAMES
-from residency.prompts import Before, Prompt
+from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.workspace import Run, sha256
 
@@ -61,8 +61,8 @@ def write_rows(run: Run, rows: pl.DataFrame, dropped: pl.DataFrame, prompt: Prom
     columns = [name for name in DIALOGUE if name in rows.columns]
     names = []
     for split in NAMES:
-        part = rows.filter(pl.col("split") == split).drop("split")
-        part = part.with_columns(text=pl.Series(texts(part, prompt), dtype=pl.String))
+        part = rows.filter(pl.col("split") == split)
+        part = part.with_columns(texts(part, prompt)).drop("split", "prompt")
         names += [run.write_bytes(f"data/{split}.parquet", _parquet(part))]
         names += [run.write_bytes(f"data/{split}.jsonl", _jsonl(part.select(columns)))]
         names += [run.write_bytes(f"data/{split}.text.jsonl", _jsonl(part.select("text")))]
@@ -70,13 +70,9 @@ def write_rows(run: Run, rows: pl.DataFrame, dropped: pl.DataFrame, prompt: Prom
     return {path.relative_to(run.folder).as_posix(): path.stat().st_size for path in names}
 
 
-def texts(rows: pl.DataFrame, prompt: Prompt) -> list[str]:
+def texts(rows: pl.DataFrame, prompt: Prompt) -> pl.Series:
     """Each row as the model reads it [rows]."""
-    pairs = zip(rows["question"], rows["answer"], strict=True)
-    if "history" not in rows.columns:
-        return [prompt.full_text(question, answer) for question, answer in pairs]
-    before = (Before(s, tuple((q, a) for q, a in h)) for s, h in rows.select("system", "history").iter_rows())
-    return [prompt.full_text(question, answer, b) for (question, answer), b in zip(pairs, before, strict=True)]
+    return rows.select((pl.col("prompt") + pl.col("answer") + prompt.end).alias("text")).to_series()
 
 
 def _jsonl(rows: pl.DataFrame) -> bytes:

@@ -106,12 +106,12 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
     exam = Exam(
         recipe=recipe,
         prompt=prompt,
-        tests=[_question(d) for d in run.dialogues("test")][: recipe.evaluate.questions],
+        tests=[question_of(d) for d in run.dialogues("test")][: recipe.evaluate.questions],
         boilerplate=[item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE],
         progress=progress or Silent(),
     )
     tuned = _load(lambda dtype: models.load_tuned(run.need("model", "train"), dtype))
-    choice = _choose(tuned, exam, [_question(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
+    choice = _choose(tuned, exam, [question_of(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
     _remember(run, choice.decoding)
     performances = {"tuned": _perform(tuned, "tuned", exam, choice.decoding)}
     del tuned
@@ -123,7 +123,8 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
     return report
 
 
-def _question(dialogue: Dialogue) -> Question:
+def question_of(dialogue: Dialogue) -> Question:
+    """What a dialogue asks; of a plain text, whose question is empty, its opening."""
     if dialogue.question:
         return Question(dialogue.row, dialogue.question, dialogue.answer, dialogue.before)
     words = dialogue.answer.split()

@@ -14,6 +14,18 @@ from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
 
+PERSONAL = {
+    "email": "e-mail addresses",
+    "phone": "phone numbers",
+    "url": "web addresses that name somebody",
+    "national_id": "national identity numbers",
+    "credit_card": "card numbers",
+    "iban": "bank accounts (IBAN)",
+    "ip_address": "IP addresses",
+    "birth_date": "dates of birth",
+    "name": "people's names",
+}
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -176,6 +188,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {"thousands": lambda n: f"{n:,.0f}", "percent": lambda s: f"{100 * s:.0f}%", "clock": _clock}
+    environment.filters["personal"] = lambda kind: PERSONAL.get(kind, kind.replace("_", " "))
     return environment.get_template("page.html")
 
 

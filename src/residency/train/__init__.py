@@ -1,6 +1,7 @@
 """Fine-tuning: batches by token budget, loss on answer tokens, checkpoints, curves."""
 
-from residency.train.fit import TrainReport, fitted, train
+from residency.train.checkpoints import refuse_changed
+from residency.train.fit import TrainReport, finished, fitted, train
 from residency.train.fitting import said
 from residency.train.plan import Examples, Plan, assumed, described, examples, plan
 from residency.train.planning import Forecast
@@ -13,8 +14,10 @@ __all__ = [
     "assumed",
     "described",
     "examples",
+    "finished",
     "fitted",
     "plan",
+    "refuse_changed",
     "said",
     "train",
 ]

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
 from residency import environment, models
-from residency.errors import Interrupted, UserError
+from residency.errors import UserError
 from residency.forecast.speed import matrix_product_speed
 from residency.progress import Progress, Silent
 from residency.prompts import Example, Prompt
 from residency.recipe import Recipe
-from residency.train import fitting
+from residency.train import checkpoints, fitting, loop, start, trackers
+from residency.train.best import Judge, choosing
+from residency.train.guard import Guard, Stopped, restore
 from residency.train.planning import VALIDATIONS_PER_EPOCH, Forecast, forecast_here, gib, job_of
+from residency.train.steps import places_of
+from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
-from residency.train.watch import Finding, read_curves
+from residency.train.watch import Finding
 from residency.workspace import Run, replacing
 
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
@@ -42,7 +45,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What training took and what it reached. Seconds, bytes, tokens; losses in nats a token."""
+    """What training took and what it reached. Seconds, bytes, tokens; losses in nats a token.
+
+    `best_value` is what `best_by` was at `best_step`. Where `averaged` names steps, the model is the mean of them.
+    Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`.
+    """
 
     method: str
     steps: int
@@ -59,55 +66,101 @@ class TrainReport:
     best_step: int
     best_validation_loss: float | None
     stopped_early: bool
+    stopped_by: str | None
+    stopped_at: int | None
+    restored_step: int | None
     diagnosis: list[Finding]
     summary: dict[str, Any]
     environment: dict[str, str]
-    forecast: dict[str, dict[str, float]]
+    best_by: str = "loss"
+    best_value: float | None = None
+    averaged: list[int] = field(default_factory=list)
+    averaged_validation_loss: float | None = None
+    continued_from: dict[str, Any] | None = None
+    forecast: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def train(
-    recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None, resume: bool = False
+    recipe: Recipe,
+    run: Run,
+    prompt: Prompt,
+    progress: Progress | None = None,
+    resume: bool = False,
+    *,
+    judge: Judge | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainReport:
     """Fine-tune the recipe's model on the run's prepared data; leaves `model/` (merged) and, for LoRA, `adapter/`.
 
+    `judge` answers validation questions where `train.best_by` asks for it; `callbacks` are called as transformers does.
+
     Raises:
-        UserError: the data was not prepared, or a setting does not fit the model.
+        UserError: the data was not prepared, a setting does not fit the model, the disk is full, memory ran out, or the
+            loss diverged before there was a checkpoint to fall back on.
         Interrupted: stopped by the user; `resume` goes on from the last checkpoint, or begins where there is none.
     """
     progress = progress or Silent()
-    checkpoint = _checkpoint(run) if resume else None
-    if checkpoint is None:
-        run.forget("checkpoints")  # of an earlier training: this one must not go on from them
-        if resume:
-            progress.say("No checkpoint to go on from: training starts at the beginning")
     environment.keep_freed_memory()
-    examples, validation = _examples(recipe, run, prompt)
+    examples, validation = examples_of(recipe, run, prompt)
     setup = _setup(recipe, len(examples))
+    longest = max(map(len, examples))
+    with trackers.offline(recipe.train.trackers, run.folder), told_plainly(run, setup.tokens_per_batch, longest):
+        arguments = _arguments(recipe, run, setup, validated=bool(validation))
+        checkpoint = loop.resumable(run, progress) if resume else None
+        begun = start.find(recipe, run) if checkpoint is None else None
+        forecast = _foreseen(recipe, setup, examples, validation, progress)
+        model = _begin(recipe, begun, setup, progress)
+        continued_from = _continued_from(checkpoint, begun)
+        if checkpoint is None:
+            run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
+        trainer = ResidencyTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=examples,
+            eval_dataset=validation or None,
+            validation=validation,
+            pad_id=prompt.tokenizer.pad_token_id or 0,
+            tokens_per_batch=setup.tokens_per_batch,
+            judge=judge,
+            callbacks=[*callbacks],
+            origin=checkpoints.origin_of(recipe, run, continued_from),
+            metrics=run.path(checkpoints.METRICS),
+            kept=max(checkpoints.KEPT, recipe.train.average_last or 0),
+        )
+        metrics = _record(trainer, run, progress, checkpoint)
+        guard = Guard(metrics, progress, lambda step: _rows(run, recipe, step))
+        _watch(trainer, guard, recipe.train.patience)
+        loop.go(trainer, checkpoint, progress)
+        stopped = _restored(trainer, guard, progress)
+        ending = {} if stopped else loop.keep(trainer, recipe, progress)
+        _save(trainer, recipe, run, prompt)
+        report = _report(trainer, setup, forecast, metrics, diagnosis=guard.findings(), stopped=stopped)
+        report = replace(report, **ending, continued_from=continued_from)
+        run.write_json("train.json", asdict(report))
+    checkpoints.discard(run.folder / checkpoints.FOLDER)
+    return report
+
+
+def _watch(trainer: ResidencyTrainer, guard: Guard, patience: int) -> None:
+    trainer.add_callback(guard)
+    if patience and trainer.validation:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
+
+
+def _restored(trainer: ResidencyTrainer, guard: Guard, progress: Progress) -> Stopped | None:
+    stopped = restore(trainer, guard.watch) if guard.watch.fatal else None
+    if stopped:
+        progress.say(f"Training stopped; the model is that of step {stopped.restored_step}, from before the trouble")
+    return stopped
+
+
+def _foreseen(
+    recipe: Recipe, setup: Setup, examples: Sequence[Example], validation: Sequence[Example], progress: Progress
+) -> Forecast:
     forecast = forecast_here(job_of(recipe, setup, examples, validation), setup.device)
     progress.table("Model and run", forecast.rows())
     fitting.refuse(recipe, setup, forecast.memory, examples, validation)
-    model = _model(recipe, setup, progress)
-    trainer = ResidencyTrainer(
-        model=model,
-        args=_arguments(recipe, run, setup, validated=bool(validation)),
-        train_dataset=examples,
-        eval_dataset=validation or None,
-        validation=validation,
-        pad_id=prompt.tokenizer.pad_token_id or 0,
-        tokens_per_batch=setup.tokens_per_batch,
-    )
-    metrics = _record(trainer, run, progress, checkpoint)
-    if recipe.train.patience and validation:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=recipe.train.patience))
-    try:
-        with models.quiet_libraries():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
-        raise Interrupted(f"training stopped at step {trainer.state.global_step} of {setup.steps}") from None
-    _save(trainer, recipe, run, prompt)
-    report = _report(trainer, setup, forecast, metrics)
-    run.write_json("train.json", asdict(report))
-    return report
+    return forecast
 
 
 def fitted(recipe: Recipe, run: Run, prompt: Prompt) -> Recipe:
@@ -116,24 +169,49 @@ def fitted(recipe: Recipe, run: Run, prompt: Prompt) -> Recipe:
     Raises:
         UserError: none does.
     """
-    examples, validation = _examples(recipe, run, prompt)
+    examples, validation = examples_of(recipe, run, prompt)
     setup = _setup(recipe, len(examples))
     free = fitting.free_memory(setup.device)
     found = fitting.fitted(recipe, setup, examples, validation, free)
     if found is None:
-        raise UserError(
-            f"no setting of this model fits into the {gib(free)} that can be had", "", "take a smaller model"
-        )
+        raise UserError(f"no setting of this model fits into the {gib(free)} that can be had", "", "a smaller model")
     return found
 
 
-def _examples(recipe: Recipe, run: Run, prompt: Prompt) -> tuple[list[Example], list[Example]]:
+def examples_of(recipe: Recipe, run: Run, prompt: Prompt) -> tuple[Sequence[Example], Sequence[Example]]:
     """The examples of training and validation, in tokens."""
     training, validation = (
-        [prompt.example(d.question, d.answer, recipe.model.max_length, d.before) for d in run.dialogues(split)]
+        prompt.examples(((d.question, d.answer, d.before) for d in run.dialogues(split)), recipe.model.max_length)
         for split in ("train", "validation")
     )
     return training, validation
+
+
+def _begin(recipe: Recipe, begun: start.Start | None, setup: Setup, progress: Progress) -> Any:
+    """The model to train, with the weights of an earlier training where the recipe names one."""
+    if begun is None:
+        return _model(recipe, setup, progress)
+    progress.say(f"Training goes on from the {begun.kind} in {begun.folder}")
+    model = _model(begun.under(recipe), setup, progress)
+    begun.fill(model, recipe)
+    return model
+
+
+def finished(run: Run) -> TrainReport | None:
+    """The report of a training that has come to its end in this folder; none where it has not."""
+    if not (run.folder / "train.json").is_file():
+        return None
+    found = run.read_json("train.json", "train")
+    checkpoints.discard(run.folder / checkpoints.FOLDER)  # a kill may have left them
+    return TrainReport(**{**found, "diagnosis": [Finding(**finding) for finding in found["diagnosis"]]})
+
+
+def _continued_from(checkpoint: Path | None, begun: start.Start | None) -> dict[str, Any] | None:
+    """What training began with, also after a resume, when that may be there no longer."""
+    if checkpoint is None:
+        return begun.as_dict() if begun else None
+    found: dict[str, Any] | None = checkpoints.manifest_of(checkpoint).get("continued_from")
+    return found
 
 
 def _setup(recipe: Recipe, examples: int) -> Setup:
@@ -187,11 +265,8 @@ def _arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> Tr
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=validated,
         restore_callback_states_from_checkpoint=True,
-        metric_for_best_model="eval_loss" if validated else None,
-        greater_is_better=False if validated else None,
+        **choosing(section, validated=validated),
         remove_unused_columns=False,
         dataloader_pin_memory=setup.device.type == "cuda",
         disable_tqdm=True,
@@ -201,14 +276,16 @@ def _arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> Tr
 
 
 def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint: Path | None) -> list[dict[str, Any]]:
-    """Write each row of metrics as it comes, and tell the progress; returns the growing list of rows."""
-    path = run.path("metrics.jsonl")
+    """Write each row of metrics as it comes, and tell the progress; returns the growing list of rows.
+
+    A checkpoint brings the rows up to it: what a kill tore or left after it is written anew.
+    """
+    path = run.path(checkpoints.METRICS)
     metrics: list[dict[str, Any]] = []
-    if checkpoint and path.exists():
-        kept = (json.loads(line) for line in path.read_text("utf-8").splitlines())
-        metrics = [row for row in kept if row["step"] <= _step(checkpoint)]
-        trainer.counts = Counts(**{field.name: metrics[-1][field.name] for field in fields(Counts)})
-    run.write_jsonl("metrics.jsonl", metrics)
+    if checkpoint:
+        metrics = [json.loads(line) for line in (checkpoint / checkpoints.METRICS).read_text("utf-8").splitlines()]
+        trainer.counts = Counts(**{count.name: metrics[-1][count.name] for count in fields(Counts)})
+    run.write_jsonl(checkpoints.METRICS, metrics)
     validation = ""
 
     def record(row: dict[str, Any]) -> None:
@@ -229,22 +306,8 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint:
     return metrics
 
 
-def _checkpoint(run: Run) -> Path | None:
-    """The newest whole checkpoint; none where training was stopped before its first.
-
-    transformers writes a checkpoint's `trainer_state.json` last: without it the checkpoint was cut short.
-    """
-    found = run.path("checkpoints").glob("checkpoint-*")
-    whole = [path for path in found if (path / TRAINER_STATE_NAME).is_file()]
-    return max(whole, key=_step, default=None)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
 def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -> None:
-    """The best model as plain transformers loads it, merged in float32; the adapter apart; checkpoints are cleared."""
+    """The best model as plain transformers loads it, merged in float32; the adapter apart."""
     if recipe.train.method == "lora":
         with replacing(run.path("adapter")) as adapter:
             trainer.model.save_pretrained(str(adapter))
@@ -257,7 +320,6 @@ def _save(trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt) -
     with replacing(run.path("model")) as folder, models.quiet_libraries():
         model.save_pretrained(folder)
         prompt.tokenizer.save_pretrained(folder)
-    shutil.rmtree(run.path("checkpoints"), ignore_errors=True)
 
 
 def _let_go(trainer: ResidencyTrainer) -> None:
@@ -270,10 +332,25 @@ def _let_go(trainer: ResidencyTrainer) -> None:
     environment.give_back_memory()
 
 
-def _report(trainer: ResidencyTrainer, setup: Setup, forecast: Forecast, metrics: list[dict[str, Any]]) -> TrainReport:
+def _rows(run: Run, recipe: Recipe, step: int) -> list[int]:
+    """The source's rows that a step learnt from."""
+    rows = [dialogue.row for dialogue in run.dialogues("train")]
+    places = places_of(step, recipe.train.examples_per_step, len(rows), recipe.train.seed)
+    return sorted({rows[place] for place in places})
+
+
+def _report(
+    trainer: ResidencyTrainer,
+    setup: Setup,
+    forecast: Forecast,
+    metrics: list[dict[str, Any]],
+    *,
+    diagnosis: list[Finding],
+    stopped: Stopped | None,
+) -> TrainReport:
     device, counts, steps = setup.device, trainer.counts, trainer.state.global_step
-    validations = [(row["validation_loss"], row["step"]) for row in metrics if "validation_loss" in row]
-    best = min(validations, default=(None, steps))
+    validations = {row["step"]: row["validation_loss"] for row in metrics if "validation_loss" in row}
+    best = stopped.restored_step if stopped else trainer.state.best_global_step or steps
     return TrainReport(
         method=forecast.method,
         steps=steps,
@@ -287,10 +364,13 @@ def _report(trainer: ResidencyTrainer, setup: Setup, forecast: Forecast, metrics
         peak_memory_bytes=peak_memory(device),
         precision=setup.precision,
         device=torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-        best_step=best[1],
-        best_validation_loss=best[0],
+        best_step=best,
+        best_validation_loss=validations.get(best),
         stopped_early=steps < forecast.steps,
-        diagnosis=read_curves(metrics),
+        stopped_by=stopped.stopped_by if stopped else None,
+        stopped_at=stopped.stopped_at if stopped else None,
+        restored_step=stopped.restored_step if stopped else None,
+        diagnosis=diagnosis,
         summary=forecast.as_dict(),
         environment=environment.describe(),
         forecast=_against(forecast, metrics[-1]["seconds"], peak_memory(device)),

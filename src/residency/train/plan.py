@@ -52,7 +52,7 @@ class Examples:
 
 def examples(recipe: Recipe, run: Run, prompt: Prompt) -> Examples:
     """The prepared data of a run, tokenised."""
-    training, validation = fit._examples(recipe, run, prompt)
+    training, validation = fit.examples_of(recipe, run, prompt)
     asked = run.dialogues("test")[: recipe.evaluate.questions]
     return Examples(training, validation, [len(prompt.prompt_ids(d.question, d.before)) for d in asked])
 

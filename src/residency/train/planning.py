@@ -23,17 +23,23 @@ if TYPE_CHECKING:
     from residency.train.fit import Setup
 
 VALIDATIONS_PER_EPOCH = 2
-LATER = environment.GROWTH - 1 + 0.02  # what a heap grows after the first step, as a share of the process
+VARIES = 1.1  # what some step of a run takes, over the most that a few took
+SETTLED = 24  # steps after which a process has the kernels for most shapes, and grows no more
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a rehearsal saw. Bytes: before the model, loading it, after the first step, at most; FLOP/s; seconds."""
+    """What a rehearsal saw.
+
+    Bytes: held before the model; most while it loads; most that a step took over what was held before it; held after
+    the last step; what each step left behind; most while validating. FLOP/s; seconds of a step beside its batches.
+    """
 
     base: int
     load: int
-    first_step: int
-    training: int
+    taken: int
+    held: int
+    growth: int
     validation: int
     compute: float
     forward: float
@@ -156,15 +162,11 @@ def memory_here(job: Job, device: torch.device) -> Memory:
 
 
 def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
-    """Memory on this machine by what a rehearsal saw: how far its heap went over what was alive in the first step."""
-    counts, base = job.counts, environment.resident()
+    """Memory on this machine by what a rehearsal saw: how far its steps went over what was alive in them."""
+    counts, base = job.counts, environment.resident() if device.type == "cpu" else CONTEXT
     fixed = counts.weights + counts.gradients + counts.optimizer
-    peak = job.largest[1].peak
-    if device.type != "cpu":
-        return job.memory(device.type, CONTEXT, max(1.0, (seen.training - fixed) / peak))
-    spread = (seen.first_step - seen.base - fixed) / peak
-    # Later steps find the heap in pieces; it is trimmed once a step leaves it larger by environment.GROWTH.
-    return job.memory("cpu", base, max(1.0, spread + LATER * (base + fixed + spread * peak) / peak))
+    step = seen.held - seen.base + VARIES * seen.taken + seen.growth * min(job.steps, SETTLED)
+    return job.memory(device.type, base, max(1.0, (step - fixed) / job.largest[1].peak))
 
 
 def rates_measured(seen: Measured) -> Rates:

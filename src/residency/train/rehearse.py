@@ -33,7 +33,7 @@ from residency.train.trainer import ResidencyTrainer
 from residency.workspace import Run
 
 BATCHES = 3  # micro-batches of a rehearsed step
-STEPS = 3  # the one with the largest micro-batch, then steps as they come
+STEPS = 5  # the one with the largest micro-batch, then steps as they come
 
 
 def rehearse(recipe: Recipe, job: Job, examples: Sequence[Example], validation: Sequence[Example]) -> Measured:
@@ -92,7 +92,7 @@ def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: lis
         compute=compute,
         forward=forward / seen["validated"] if asked else compute,
         step=max(whole - inside, 0.0) / (len(work) - from_step),
-        **{name: seen[name] for name in ("base", "load", "first_step", "training", "validation")},
+        **{name: seen[name] for name in ("base", "load", "taken", "held", "growth", "validation")},
     )
 
 
@@ -125,23 +125,27 @@ def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example])
     watch = _Watch(trainer, device)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    environment.forget_peak()
     with models.quiet_libraries():
         trainer.train()
-    training = fit.peak_memory(device)
-    trainer.heap.between()
+    environment.give_back_memory()
     environment.forget_peak()
     started = time.perf_counter()
     if validation:
         trainer.evaluate()
+    later = watch.before[1:]  # before the first step there is no optimizer state yet
     return {
-        "first_step": watch.peaks[0],
-        "training": training,
+        "taken": max(peak - before for peak, before in zip(watch.peaks, watch.before, strict=True)),
+        "held": _held(device),
+        "growth": max(0, later[-1] - later[0]) // (len(later) - 1) if len(later) > 1 else 0,
         "validation": fit.peak_memory(device),
         "inside": watch.inside,
         "whole": watch.whole,
         "validated": time.perf_counter() - started,
     }
+
+
+def _held(device: torch.device) -> int:
+    return int(torch.cuda.memory_allocated()) if device.type == "cuda" else environment.resident()
 
 
 class _Rehearsal(ResidencyTrainer):
@@ -157,23 +161,30 @@ class _Rehearsal(ResidencyTrainer):
 
 
 class _Watch(TrainerCallback):
-    """Each step's seconds, whole and inside forward and backward, and the peak by its end."""
+    """Each step's seconds, whole and inside forward and backward; bytes held before it, and its peak."""
 
     def __init__(self, trainer: ResidencyTrainer, device: torch.device) -> None:
         self.trainer, self.device = trainer, device
         self.inside: list[float] = []
         self.whole: list[float] = []
+        self.before: list[int] = []
         self.peaks: list[int] = []
-        self.started = 0.0
+        self.started, self.spent = 0.0, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Look at the clock."""
-        self.started, self.before = time.perf_counter(), self.trainer.counts.step_seconds
+        """Look at the clock and the process."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            environment.give_back_memory()
+            environment.forget_peak()
+        self.before.append(_held(self.device))
+        self.started, self.spent = time.perf_counter(), self.trainer.counts.step_seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """And again."""
         self.whole.append(time.perf_counter() - self.started)
-        self.inside.append(self.trainer.counts.step_seconds - self.before)
+        self.inside.append(self.trainer.counts.step_seconds - self.spent)
         self.peaks.append(fit.peak_memory(self.device))
 
 

@@ -30,6 +30,14 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
 
+def places_of(step: int, per_step: int, total: int, seed: int) -> list[int]:
+    """Places of the examples that an optimizer step, counted from 1, goes through: `per_step`, or an epoch's rest."""
+    epoch, place = divmod(step - 1, -(-total // per_step))
+    sampler = EpochSampler(total, seed)
+    sampler.set_epoch(epoch)
+    return list(sampler)[place * per_step : (place + 1) * per_step]
+
+
 class StepCollator:
     """A step's examples as micro-batches: `{"micro_batches": [batch, ...]}`."""
 

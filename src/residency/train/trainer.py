@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from residency import environment
 from residency.batches import IGNORED, collate, cut
 from residency.loss import token_losses
 from residency.prompts import Example
+from residency.train.best import Judge
+from residency.train.checkpoints import CommittedCheckpoints
 from residency.train.steps import EpochSampler, StepCollator
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
@@ -29,7 +31,7 @@ class Counts:
     step_seconds: float = 0.0
 
 
-class ResidencyTrainer(Trainer):
+class ResidencyTrainer(CommittedCheckpoints):
     """One optimizer step is one batch of the data loader: the step's examples, already cut into micro-batches.
 
     The loss is the mean over all answer tokens of the step, however they were cut: the same step on any machine.
@@ -37,11 +39,18 @@ class ResidencyTrainer(Trainer):
 
     model: Any
 
-    def __init__(self, *, validation: Sequence[Example], pad_id: int, tokens_per_batch: int, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        validation: Sequence[Example],
+        pad_id: int,
+        tokens_per_batch: int,
+        judge: Judge | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(data_collator=StepCollator(pad_id, tokens_per_batch), **options)
-        self.validation, self.pad_id, self.tokens_per_batch = validation, pad_id, tokens_per_batch
+        self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
         self.counts = Counts()
-        self.heap = environment.Heap()
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -70,16 +79,28 @@ class ResidencyTrainer(Trainer):
         self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
         if self.args.device.type == "cpu":
-            self.heap.after_step()
+            environment.give_back_memory(collect=False)
         self.counts.step_seconds += time.perf_counter() - started
         return loss
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean cross-entropy of the validation answers' tokens (nats), as `eval_loss`."""
+        """Mean cross-entropy of the validation answers' tokens (nats), as `eval_loss`, and the judge's metrics."""
+        metrics = {f"{metric_key_prefix}_loss": self.validation_loss(eval_dataset)}
+        if self.judge:
+            self._choose_attention(SHORT)
+            with self.compute_loss_context_manager():
+                found = self.judge(self.model)
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def validation_loss(self, eval_dataset: Any = None) -> float:
+        """Mean cross-entropy (nats) of the answer tokens of the validation set, or of other examples."""
         examples = list(eval_dataset) if eval_dataset is not None else list(self.validation)
-        self.heap.between()
+        environment.give_back_memory()
         self.model.eval()
         summed, tokens = 0.0, 0
         with torch.no_grad():
@@ -89,11 +110,8 @@ class ResidencyTrainer(Trainer):
                 with self.compute_loss_context_manager():
                     losses, _ = token_losses(self.model, batch)
                 summed, tokens = summed + float(losses.sum()), tokens + losses.numel()
-        self.heap.between()
-        metrics = {f"{metric_key_prefix}_loss": summed / max(tokens, 1)}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        environment.give_back_memory()
+        return summed / max(tokens, 1)
 
     def _choose_attention(self, width: int) -> None:
         if self.by_length:
@@ -112,7 +130,7 @@ class Recorder(TrainerCallback):
         logs = logs or {}
         row: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
         if "eval_loss" in logs:
-            row["validation_loss"] = logs["eval_loss"]
+            row |= {f"validation_{key[5:]}": value for key, value in logs.items() if key.startswith("eval_")}
         elif "loss" in logs:
             row |= {"loss": logs["loss"], "learning_rate": logs["learning_rate"], "grad_norm": logs.get("grad_norm")}
         else:

@@ -14,6 +14,7 @@ from residency.data.synthesise.endpoint import Endpoint
 from residency.data.synthesise.model import PROMPT, Ask, Tell
 from residency.data.synthesise.pairs import Pair, checked
 from residency.data.synthesise.passages import Document, documents
+from residency.data.synthesise.replies import Replies
 from residency.errors import UserError, listed
 from residency.progress import Silent
 from residency.recipe import SynthesiseSection
@@ -40,12 +41,17 @@ class Synthesised:
 
 
 def synthesise(
-    rows: pl.DataFrame, section: SynthesiseSection, ask: Ask | None = None, tell: Tell | None = None
+    rows: pl.DataFrame,
+    section: SynthesiseSection,
+    ask: Ask | None = None,
+    tell: Tell | None = None,
+    replies: Replies | None = None,
 ) -> Synthesised:
     """Question-answer pairs from documents: rows of `row`, `text` and, where it is known, `source`.
 
     `ask` is the run's own model, a reply for each prompt; a recipe's endpoint is asked in its place. `tell` is told the
-    task's name, and how many of how many passages a model has been asked about.
+    task's name, and how many of how many passages a model has been asked about. `replies` keeps what was replied, and
+    what it has already is not asked again.
 
     Raises:
         UserError: a column is missing, there is no model to ask, or the endpoint fails.
@@ -53,7 +59,7 @@ def synthesise(
     missing = [name for name in ("row", "text") if name not in rows.columns]
     if missing:
         raise UserError(f"data.synthesise: no column {listed(missing)}", "documents in the columns row and text")
-    ask = _asked(section, ask)
+    ask = _asked(section, ask, replies)
     read = documents(rows, section.passage_words)
     passages = [passage for document in read for passage in document.passages]
     place = {id(passage): number for number, passage in enumerate(passages)}
@@ -69,16 +75,17 @@ def synthesise(
     return Synthesised(table.drop("place"), reasons, PROMPT if ask else None, len(passages), len(passages) - used)
 
 
-def _asked(section: SynthesiseSection, own: Ask | None) -> Ask | None:
+def _asked(section: SynthesiseSection, own: Ask | None, replies: Replies | None) -> Ask | None:
     if "model" not in section.by:
         return None
     if section.endpoint:
-        return Endpoint.of(section).ask
+        endpoint = Endpoint.of(section)
+        return replies.first(lambda prompts: endpoint.ask(prompts, replies.keep)) if replies else endpoint.ask
     if own is None:
         raise UserError(
             "data.synthesise.by: has model, and there is none to ask", fix="add an endpoint, or by: [rules]"
         )
-    return own
+    return replies.first(own) if replies else own
 
 
 def _pairs(read: Sequence[Document], section: SynthesiseSection, ask: Ask | None, tell: Tell) -> Iterator[Pair]:

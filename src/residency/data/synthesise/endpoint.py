@@ -68,8 +68,8 @@ class Endpoint:
             section.retries,
         )
 
-    def ask(self, prompts: list[str]) -> list[str]:
-        """A reply for each prompt, in order; all are asked at once.
+    def ask(self, prompts: list[str], heard: Callable[[str, str], None] = lambda prompt, reply: None) -> list[str]:
+        """A reply for each prompt, in order; all are asked at once. `heard` has each as it comes, also before an error.
 
         Raises:
             UserError: the endpoint can't be reached, refuses, stays busy, or replies in another form.
@@ -77,12 +77,14 @@ class Endpoint:
         if not prompts:
             return []
         with ThreadPoolExecutor(len(prompts)) as threads:
-            return list(threads.map(self._reply, prompts))
+            return list(threads.map(lambda prompt: self._reply(prompt, heard), prompts))
 
-    def _reply(self, prompt: str) -> str:
+    def _reply(self, prompt: str, heard: Callable[[str, str], None]) -> str:
         for tried in range(self.retries + 1):
             try:
-                return self._content(self._post(prompt))
+                reply = self._content(self._post(prompt))
+                heard(prompt, reply)
+                return reply
             except _Busy as busy:
                 why, wait = str(busy), busy.wait
             if tried < self.retries:
