@@ -15,7 +15,8 @@ EXAMPLES = [Example(tuple(range(100)), 40)] * 24
 
 
 @pytest.fixture
-def recipe(small_recipe: dict[str, Any]) -> Recipe:
+def recipe(small_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.setattr(environment, "resident", lambda: 2**29)
     return Recipe.parse(
         {**small_recipe, "train": {"method": "full", "tokens_per_batch": 4096, "examples_per_step": 24}}
     )

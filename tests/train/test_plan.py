@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from residency import pipeline, tables
+from residency import environment, pipeline, tables
 from residency.errors import UserError
 from residency.progress import Silent
 from residency.recipe import Recipe
@@ -67,6 +67,7 @@ def test_what_will_not_fit_names_the_nearest_setting(
 ) -> None:
     small_recipe["train"] |= {"tokens_per_batch": 4096, "examples_per_step": 24}
     recipe = Recipe.parse(small_recipe)
+    monkeypatch.setattr(environment, "resident", lambda: 2**29)
     roomy = pipeline.plan(recipe, tmp_path / "none", measure=False)
     monkeypatch.setattr(fitting, "free_memory", lambda device: roomy.forecast.memory.needed - 2**19)
     tight = pipeline.plan(recipe, tmp_path / "none")
@@ -110,7 +111,8 @@ def test_fit_trains_with_the_nearest_setting_and_the_run_is_a_check_of_the_forec
     small_recipe["train"] |= {"tokens_per_batch": 4096, "examples_per_step": 24, "max_steps": 2}
     recipe = Recipe.parse(small_recipe)
     pipeline.prepare(recipe, tmp_path)
-    needed = pipeline.plan(recipe, tmp_path, measure=False).forecast.memory.phases["training step"].held
+    monkeypatch.setattr(environment, "resident", lambda: 2**29)
+    needed = pipeline.plan(recipe, tmp_path, measure=False).forecast.memory.needed
     monkeypatch.setattr(fitting, "free_memory", lambda device: needed - 2**20)
     with pytest.raises(UserError, match="which --fit does for you"):
         pipeline.train(recipe, tmp_path)

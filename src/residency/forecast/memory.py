@@ -12,7 +12,8 @@ from residency.forecast.trace import Batch, Trace
 FLOAT32, BFLOAT16 = 4, 2
 # What an allocator holds over what is alive: glibc keeps fragments between blocks of ever other sizes (measured by
 # benchmarks/forecast_accuracy.py); a GPU's caching allocator rounds and splits its segments.
-FRAGMENTS = {"cpu": 1.4, "cuda": 1.1, "mps": 1.1}
+FRAGMENTS = {"cpu": 1.6, "cuda": 1.1, "mps": 1.1}
+KERNELS = 160 * 2**20  # what oneDNN compiles for the shapes of a run
 CONTEXT = 512 * 2**20  # a CUDA context with the kernels that are loaded
 LIBRARIES = 640 * 2**20  # Python with torch, transformers, peft and polars; where it can't be looked at
 LARGEST_TEMPORARIES = {"adamw": 0, "adafactor": 3, "adamw-8bit": 1, "muon": 3}  # copies of the largest tensor in a step
@@ -81,8 +82,13 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """The most that has to fit: file pages can be taken back."""
-        return max(phase.held for phase in self.phases.values())
+        """The most that has to fit for the training: file pages can be taken back."""
+        return max(phase.held for name, phase in self.phases.items() if not name.startswith("answer"))
+
+    @property
+    def answers_needed(self) -> int:
+        """The most that has to fit for the evaluation; smaller with a smaller `evaluate.batch`."""
+        return max((phase.held for name, phase in self.phases.items() if name.startswith("answer")), default=0)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -92,6 +98,7 @@ class Memory:
             "peak": self.peak,
             "training_peak": self.training_peak,
             "needed": self.needed,
+            "answers_needed": self.answers_needed,
         }
 
 
@@ -174,7 +181,8 @@ def forecast(
     start = base if device == "cpu" else CONTEXT
     batch, traced = training
     logits = min(logits_bytes(batch.learnt, counts.vocabulary, counts.precision), traced.peak)
-    fixed = start + counts.weights + counts.optimizer
+    compiled = KERNELS if device == "cpu" and not fragments else 0
+    fixed = start + compiled + counts.weights + counts.optimizer
     phases = {
         "load": Phase(start + counts.weights, _mapped(counts.file, device)),
         "training step": Phase(fixed + counts.gradients + max(int(spread * traced.peak), counts.temporary)),

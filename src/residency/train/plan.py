@@ -179,6 +179,8 @@ def plan(
     elif measure:
         progress.say("Trying a few steps (--no-measure plans from the configuration alone)")
         forecast = _measured(recipe, job, setup, given)
+    if forecast.memory.answers_needed > free:
+        notes.append("The evaluation's answers will not fit: lower evaluate.batch.")
     nearest: Recipe | None = recipe
     if forecast.memory.needed > free:
         nearest = fitting.fitted(recipe, setup, given.training, given.validation, free)

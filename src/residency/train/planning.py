@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from residency import environment, models
 from residency.forecast.job import Answers, Job, Length
 from residency.forecast.machines import efficiency
-from residency.forecast.memory import CONTEXT, FLOAT32, Memory, count
+from residency.forecast.memory import CONTEXT, FLOAT32, Memory, Phase, count
 from residency.forecast.speed import Rates, Times, copy_speed, matrix_product_speed, times
 from residency.prompts import Example
 from residency.recipe import Recipe
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 VALIDATIONS_PER_EPOCH = 2
 VARIES = 1.1  # what some step of a run takes, over the most that a few took
-SETTLED = 24  # steps after which a process has the kernels for most shapes, and grows no more
+SETTLED = 6  # steps of growth to come: then a process has the kernels for most shapes
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,13 @@ def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
     """Memory on this machine by what a rehearsal saw: how far its steps went over what was alive in them."""
     counts, base = job.counts, environment.resident() if device.type == "cpu" else CONTEXT
     fixed = counts.weights + counts.gradients + counts.optimizer
-    step = seen.held - seen.base + VARIES * seen.taken + seen.growth * min(job.steps, SETTLED)
-    return job.memory(device.type, base, max(1.0, (step - fixed) / job.largest[1].peak))
+    before = seen.base if device.type == "cpu" else 0  # a GPU counts the tensors alone
+    step = seen.held - before + VARIES * seen.taken + seen.growth * min(job.steps, SETTLED)
+    found = job.memory(device.type, base, max(1.0, (step - fixed) / job.largest[1].peak))
+    if "validation" not in found.phases:
+        return found
+    validating = Phase(base - before + seen.validation)
+    return replace(found, phases={**found.phases, "validation": validating})
 
 
 def rates_measured(seen: Measured) -> Rates:
