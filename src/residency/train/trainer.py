@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from residency import environment
 from residency.batches import IGNORED, collate, cut
 from residency.loss import token_losses
 from residency.prompts import Example
@@ -103,6 +104,8 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.counts.answer_tokens += total
         self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
+        if self.args.device.type == "cpu":
+            environment.give_back_memory(collect=False)
         self.counts.step_seconds += time.perf_counter() - started
         return loss
 
@@ -123,6 +126,7 @@ class ResidencyTrainer(CommittedCheckpoints):
     def validation_loss(self, eval_dataset: Any = None) -> float:
         """Mean cross-entropy (nats) of the answer tokens of the validation set, or of other examples."""
         examples = list(eval_dataset) if eval_dataset is not None else list(self.validation)
+        environment.give_back_memory()
         self.model.eval()
         summed, tokens = 0.0, 0
         with torch.no_grad():
@@ -132,6 +136,7 @@ class ResidencyTrainer(CommittedCheckpoints):
                 with self.compute_loss_context_manager():
                     losses, _ = token_losses(self.model, batch)
                 summed, tokens = summed + float(losses.sum()), tokens + losses.numel()
+        environment.give_back_memory()
         return summed / max(tokens, 1)
 
     def _choose_attention(self, width: int) -> None:
