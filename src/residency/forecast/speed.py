@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -66,8 +67,12 @@ def energy_and_cost(seconds: float, watts: float, price: float | None, electrici
     return energy, hours * price if price is not None else energy * electricity
 
 
+@cache
 def matrix_product_speed(dtype: torch.dtype, device: torch.device, size: int = 1024, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of a matrix product [size, size] on this machine: what MFU is measured by."""
+    """Floating-point operations a second of a matrix product [size, size] on this machine: what MFU is measured by.
+
+    Measured once in a process.
+    """
     one, other = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     best, ends = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < ends:
@@ -80,8 +85,9 @@ def matrix_product_speed(dtype: torch.dtype, device: torch.device, size: int = 1
     return best
 
 
+@cache
 def copy_speed(device: torch.device, size: int = 2**26, seconds: float = 0.1) -> float:
-    """Bytes a second that a copy reads and writes on this machine."""
+    """Bytes a second that a copy reads and writes on this machine, measured once in a process."""
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     best, ends = 0.0, time.perf_counter() + seconds

@@ -213,7 +213,7 @@ def _let_go(trainer: ResidencyTrainer) -> None:
     for parameter in trainer.model.parameters():
         parameter.grad = None
         parameter.data = parameter.data.new_empty(0)
-    environment.give_back_memory()
+    environment.give_back_memory(collect=False)
 
 
 def _rows(run: Run, recipe: Recipe, step: int) -> list[int]:

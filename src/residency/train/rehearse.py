@@ -177,7 +177,7 @@ class _Watch(TrainerCallback):
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         else:
-            environment.give_back_memory()
+            environment.give_back_memory(collect=False)
             environment.forget_peak()
         self.before.append(_held(self.device))
         self.started, self.spent = time.perf_counter(), self.trainer.counts.step_seconds

@@ -126,7 +126,7 @@ class ResidencyTrainer(CommittedCheckpoints):
     def validation_loss(self, eval_dataset: Any = None) -> float:
         """Mean cross-entropy (nats) of the answer tokens of the validation set, or of other examples."""
         examples = list(eval_dataset) if eval_dataset is not None else list(self.validation)
-        environment.give_back_memory()
+        environment.give_back_memory(collect=False)
         self.model.eval()
         summed, tokens = 0.0, 0
         with torch.no_grad():
@@ -136,7 +136,7 @@ class ResidencyTrainer(CommittedCheckpoints):
                 with self.compute_loss_context_manager():
                     losses, _ = token_losses(self.model, batch)
                 summed, tokens = summed + float(losses.sum()), tokens + losses.numel()
-        environment.give_back_memory()
+        environment.give_back_memory(collect=False)
         return summed / max(tokens, 1)
 
     def _choose_attention(self, width: int) -> None:
