@@ -63,9 +63,11 @@ def _verdict(plan: dict[str, Any]) -> str:
 
 
 def _elsewhere(machines: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="This run elsewhere", title_justify="left", box=None, padding=(0, 1))
+    table = Table(
+        title="This run elsewhere; GiB that each device needs", title_justify="left", box=None, padding=(0, 1)
+    )
     table.add_column("machine", no_wrap=True)
-    for name in ("devices", "type", "GiB needed", "fits", "time", "kWh", "US$"):
+    for name in ("devices", "type", "GiB", "fits", "time", "kWh", "US$"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in machines:
         table.add_row(
@@ -76,7 +78,7 @@ def _elsewhere(machines: Sequence[dict[str, Any]]) -> Table:
             "yes" if one["fits"] else "[red]no[/red]",
             _clock(one["seconds"]["total"]),
             f"{one['kilowatt_hours']:.2g}",
-            _dollars(one["cost_usd"]).removeprefix("$"),
+            f"{one['cost_usd']:,.2f}" if one["cost_usd"] >= 0.01 else "<0.01",
         )
     return table
 

@@ -28,7 +28,9 @@ def measured(llama_folder: Path, data_file: Path, tmp_path_factory: pytest.TempP
             "train": {"epochs": 1, "examples_per_step": 8, "tokens_per_batch": 256},
         }
     )
-    return pipeline.plan(recipe, tmp_path_factory.mktemp("plan") / "none", machines=["p3.8xlarge", "apple-m1-16"])
+    return pipeline.plan(
+        recipe, tmp_path_factory.mktemp("plan") / "none", machines=["p3.8xlarge", "apple-m1-16", "server-xeon-8480"]
+    )
 
 
 def shown(found: Plan) -> str:
@@ -48,7 +50,7 @@ def test_a_plan_is_measured_on_real_steps(measured: Plan) -> None:
 def test_a_plan_is_plain_json(measured: Plan) -> None:
     plain = json.loads(json.dumps(measured.as_dict()))
     assert plain["memory"]["peak"] >= plain["memory"]["training_peak"] > plain["memory"]["weights"] > 0
-    assert [machine["name"] for machine in plain["machines"]] == ["p3.8xlarge", "apple-m1-16"]
+    assert [machine["name"] for machine in plain["machines"]] == ["p3.8xlarge", "apple-m1-16", "server-xeon-8480"]
     assert plain["machines"][0]["precision"] == "fp32"  # a V100 has no bf16
     assert plain["machines"][0]["largest"]["full"]["model"]
     assert plain["machines"][0]["cost_usd"] > 0
