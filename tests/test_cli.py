@@ -132,6 +132,19 @@ def test_init_writes_a_recipe_that_runs_and_never_over_another(data_file: Path, 
     assert (tmp_path / "mine.yaml").read_text() == text
 
 
+def test_plan_prints_tables_and_leaves_nothing_behind(recipe_file: Path, tmp_path: Path) -> None:
+    done = residency("plan", recipe_file, "--no-measure", "--machine", "p4d.24xlarge", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("Memory by phase, GiB", "training step", "It fits", "p4d.24xlarge", "Largest model"):
+        assert word in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_machine_names_the_nearest(recipe_file: Path, tmp_path: Path) -> None:
+    line = refused(residency("plan", recipe_file, "--no-measure", "--machine", "rtx-409", cwd=tmp_path))
+    assert 'did you mean "rtx-4090"?' in line
+
+
 def test_audit_only_ends_in_a_page_and_trains_nothing(recipe_file: Path, tmp_path: Path) -> None:
     done = residency("prepare", recipe_file, "--audit-only", "--out", "run", cwd=tmp_path)
     assert done.stdout.strip() == str(Path("run") / "report.html")
@@ -140,7 +153,7 @@ def test_audit_only_ends_in_a_page_and_trains_nothing(recipe_file: Path, tmp_pat
 
 
 def test_every_command_has_the_common_options() -> None:
-    for command in ("run", "prepare", "train", "evaluate", "report", "verify"):
+    for command in ("run", "prepare", "plan", "train", "evaluate", "report", "verify"):
         text = residency(command, "--help").stdout
         assert "--json" in text
         assert "--debug" in text

@@ -31,6 +31,7 @@ RecipePath = Annotated[Path | None, typer.Argument(help="Recipe, a YAML file; th
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, such as runs/doctor.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME when left out.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, such as train.epochs=3.")]
+Fit = Annotated[bool, typer.Option("--fit", help="Where memory is short, take the nearest setting that fits.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -41,6 +42,7 @@ def run(
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of another recipe.")] = False,
+    fit: Fit = False,
     overrides: Overrides = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -52,7 +54,7 @@ def run(
 
         loaded = Recipe.load(recipe, overrides or ())
         folder = pipeline.folder_of(loaded, out)
-        page = pipeline.run(loaded, folder, terminal, resume=resume, overwrite=overwrite)
+        page = pipeline.run(loaded, folder, terminal, resume=resume, overwrite=overwrite, fit=fit)
         _print(as_json, {"run": str(folder), "report": str(page)}, str(page))
 
 
@@ -93,11 +95,50 @@ def prepare(
 
 
 @app.command()
+def plan(
+    recipe: RecipePath = None,
+    out: Out = None,
+    machine: Annotated[list[str] | None, typer.Option("--machine", help="Of the table, or all; repeatable.")] = None,
+    no_measure: Annotated[bool, typer.Option("--no-measure", help="From the configuration alone; no steps.")] = False,
+    fit: Fit = False,
+    schedule: Annotated[bool, typer.Option("--schedule", help="Draw the learning rate over the steps.")] = False,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Draw it for this many steps.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What a run will take, here and elsewhere: memory, time, energy, cost."""
+    with _session(debug) as terminal:
+        from residency.recipe import Recipe
+
+        loaded = Recipe.load(recipe, overrides or ())
+        if schedule or steps:
+            _plan_schedule(loaded, out, steps, as_json)
+        else:
+            _plan(loaded, out, terminal, not no_measure, machine or [], fit, as_json)
+
+
+def _plan(
+    recipe: Recipe, out: Path | None, terminal: Terminal, measure: bool, machines: list[str], fit: bool, as_json: bool
+) -> None:
+    from residency import pipeline, tables
+
+    folder = pipeline.folder_of(recipe, out)
+    found = pipeline.plan(recipe, folder, terminal, measure=measure, machines=machines, fit=fit)
+    terminal.close()
+    if as_json:
+        _print(True, found.as_dict(), "")
+    else:
+        tables.show(found.as_dict(), found.forecast.rows())
+
+
+@app.command()
 def train(
     recipe: RecipePath = None,
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Only sweep the learning rate and suggest one.")] = False,
+    fit: Fit = False,
     overrides: Overrides = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -113,29 +154,9 @@ def train(
             sweep = asdict(pipeline.find_learning_rate(loaded, folder, terminal))
             _print(as_json, {"run": str(folder), "learning_rate": sweep}, _suggestion(folder, sweep))
             return
-        pipeline.train(loaded, folder, terminal, resume=resume)
+        pipeline.train(loaded, folder, terminal, resume=resume, fit=fit)
         report = json.loads((folder / "train.json").read_text("utf-8"))
         _print(as_json, {"run": str(folder), "train": report}, str(folder / "model"))
-
-
-@app.command()
-def plan(
-    recipe: RecipePath = None,
-    out: Out = None,
-    schedule: Annotated[bool, typer.Option("--schedule", help="Draw the learning rate over the steps.")] = False,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Draw it for this many steps.")] = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """What a training will do, before it does it."""
-    with _session(debug):
-        from residency.recipe import Recipe
-
-        loaded = Recipe.load(recipe, overrides or ())
-        if not schedule:
-            raise UserError("plan: nothing to show", "--schedule")
-        _plan_schedule(loaded, out, steps, as_json)
 
 
 @app.command()

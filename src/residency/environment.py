@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,6 +14,11 @@ import psutil
 
 # mallopt(3): never map a block for itself, never trim the heap, grow it by 64 MiB at a time
 MALLOC = {-4: 0, -1: 2**31 - 1, -2: 64 * 2**20}
+CONTROL_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+KERNELS = "128"  # that oneDNN keeps; each shape of a batch makes its own, about 1 MiB each, and it would keep 1,024
 LIBRARIES = ("residency", "torch", "transformers", "peft", "accelerate", "tokenizers", "polars", "sacrebleu")
 
 
@@ -29,13 +36,89 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what tensors free, for the next tensors, instead of giving it back to the system.
 
     Whether it could. glibc maps every large block afresh, and on a CPU the page faults of that took a sixth to a
-    quarter of a training step (docs/design.md). It costs about a tenth more memory. Other systems keep memory anyway.
+    quarter of a training step (docs/design.md). Other systems keep memory anyway. See `give_back_memory`.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
     try:
         libc = ctypes.CDLL("libc.so.6")
         return all(libc.mallopt(setting, value) for setting, value in MALLOC.items())
     except (OSError, AttributeError):
         return False
+
+
+def give_back_memory(collect: bool = True) -> bool:
+    """Give what was freed back to the system, fragments too; whether the C library could. Collects garbage first.
+
+    Kept memory falls into fragments: a block finds no hole among micro-batches of ever other sizes, and a run with
+    1.3 GiB alive at most had grown to 6. See `Heap`.
+    """
+    if collect:
+        gc.collect()
+    try:
+        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
+
+
+class Heap:
+    """Gives freed memory back when fragments have made the process larger than its work does.
+
+    Each time costs what is given back anew, page by page: after every step it was 8% of full fine-tuning's speed
+    (benchmarks/RESULTS.md). So the size after a step that began with a trimmed heap is what its work takes, and the
+    heap is trimmed only when it has grown past that by more than `GROWN`.
+    """
+
+    GROWN = 1.15
+
+    def __init__(self) -> None:
+        self.natural, self.trimmed = 0, True
+
+    def settle(self) -> None:
+        """Look at the process after a step."""
+        now = resident()
+        if self.trimmed:
+            self.natural, self.trimmed = max(self.natural, now), False
+        elif now > self.GROWN * self.natural:
+            self.trimmed = give_back_memory(collect=False)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory() -> int:
+    """Bytes: the largest resident size of this process so far, or since `forget_peak`."""
+    if sys.platform == "linux":
+        # not getrusage: there a process begins with the size of the one that started it
+        status = Path("/proc/self/status").read_text("utf-8")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def forget_peak() -> bool:
+    """Let `peak_memory` begin anew, at what is held now; whether the system could (Linux, proc(5))."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    except OSError:
+        return False
+    return True
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: what the system has free or can free, and its control group's rest."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used in CONTROL_GROUPS:
+        try:
+            most, now = (int(Path(name).read_text("ascii")) for name in (limit, used))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+        free = min(free, max(most - now, 0))
+    return free
 
 
 def processor() -> str:

@@ -103,6 +103,18 @@ def load_tokenizer(section: ModelSection, progress: Progress | None = None) -> P
     return tokenizer
 
 
+def has_weights(section: ModelSection) -> bool:
+    """Whether a base model's weights lie on this machine, so that loading it fetches nothing."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+
+    where, gguf = locate(section)
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+    if gguf or Path(where).is_dir():
+        return bool(gguf) or any((Path(where) / name).is_file() for name in names)
+    return any(isinstance(try_to_load_from_cache(where, name, revision=section.revision), str) for name in names)
+
+
 def load_base(
     section: ModelSection,
     dtype: torch.dtype | None = None,

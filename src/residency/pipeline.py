@@ -5,6 +5,7 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from residency.evaluate import EvaluationReport
     from residency.prompts import Prompt
-    from residency.train import Sweep, TrainReport
+    from residency.train import Examples, Plan, Sweep, TrainReport
 
 PAIR_TOKENS = 160  # that a model may write for a question-answer pair: one to four sentences, and the JSON around them
 PREPARED_WITH = ("data", "model", "prompt")  # sections of a recipe that decide what `data/` holds
@@ -39,9 +40,12 @@ def run(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    fit: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """All stages; returns the path of `report.html`. `callbacks` are transformers' own, for the training.
+
+    `fit` takes the nearest setting that this machine has memory for, where the recipe as it stands will not fit.
 
     Raises:
         UserError: the folder holds a run of another recipe, or a stage refuses its input.
@@ -50,10 +54,10 @@ def run(
     progress = progress or Silent()
     go_on = resume and (folder / "data" / "report.json").is_file()
     if not overwrite and not go_on:
-        _refuse_another(recipe, folder)
+        _refuse_another(recipe, folder, fit)
     if not go_on:
         prepare(recipe, folder, progress)
-    train(recipe, folder, progress, resume=go_on, callbacks=callbacks)
+    train(recipe, folder, progress, resume=go_on, fit=fit, callbacks=callbacks)
     evaluate(folder, progress)
     return report(folder, progress)
 
@@ -104,17 +108,63 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     return _prepared(made, progress)
 
 
+def plan(
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    measure: bool = True,
+    machines: Sequence[str] = (),
+    fit: bool = False,
+) -> Plan:
+    """What a run will take, here and on machines of the table; see `residency.train.plan`. Leaves nothing behind.
+
+    The data is the prepared data of the run folder, or else prepared for this and thrown away.
+    """
+    from residency import train as training
+
+    progress = progress or Silent()
+    progress.stage("Plan")
+    with tempfile.TemporaryDirectory() as scratch:
+        given, notes = _planned(recipe, folder, Run(Path(scratch)), progress)
+    found = training.plan(recipe, given, progress, measure=measure, names=machines, notes=notes)
+    if fit and found.fitting and found.fitting != recipe:
+        taken = f"Taken, since the recipe as it stands does not fit: {found.nearest}"
+        found = training.plan(found.fitting, given, progress, measure=measure, names=machines, notes=[*notes, taken])
+    return found
+
+
+def _planned(recipe: Recipe, folder: Path, scratch: Run, progress: Progress) -> tuple[Examples, list[str]]:
+    """The examples to plan over, and what has to be said of them."""
+    from residency import data
+    from residency import train as training
+
+    try:
+        prompt = _prompt(recipe, progress)
+    except UserError as error:
+        given = training.assumed(recipe)
+        return given, [f"No tokenizer ({error.found}): {training.described(given)} are assumed."]
+    made = Run(folder)
+    if not data.reusable(recipe, made):
+        Run.create(scratch.folder, recipe)
+        data.prepare(recipe, scratch, prompt)
+        made = scratch
+    return training.examples(recipe, made, prompt), []
+
+
 def train(
     recipe: Recipe,
     folder: Path,
     progress: Progress | None = None,
     *,
     resume: bool = False,
+    fit: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainReport:
     """Fine-tune on the prepared data; leaves `model/`, `metrics.jsonl`, `train.json`; see `residency.train.train`.
 
     `resume` goes on from the newest whole checkpoint, and where training came to its end already, returns its report.
+    `fit` takes the nearest setting that this machine has memory for, where the recipe as it stands will not fit.
     """
     from residency import train as training
 
@@ -122,6 +172,8 @@ def train(
     progress.stage("Train")
     opened = Run.open(folder)
     _refuse_other_data(recipe, opened)
+    if fit:
+        recipe = _fitted(recipe, opened, progress, resume=resume)
     if resume:
         training.refuse_changed(recipe, opened)
     Run.create(folder, recipe)
@@ -257,9 +309,27 @@ def _working(opened: Run, again: str) -> Iterator[None]:
             raise Interrupted(f"{stopped}; go on with `{again}`") from None
 
 
-def _refuse_another(recipe: Recipe, folder: Path) -> None:
-    if (folder / "recipe.yaml").is_file() and Run.open(folder).recipe != recipe:
-        found = changes(Run.open(folder).recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
+def _fitted(recipe: Recipe, opened: Run, progress: Progress, *, resume: bool) -> Recipe:
+    """The nearest recipe that fits; a run that goes on keeps what was found when it began."""
+    from residency import train as training
+
+    if resume:
+        return recipe.model_copy(update={"train": opened.recipe.train})
+    found = training.fitted(recipe, opened, _prompt(recipe, progress))
+    if found != recipe:
+        progress.say(f"Taken, since the recipe as it stands does not fit: {training.said(recipe, found)}")
+    return found
+
+
+def _refuse_another(recipe: Recipe, folder: Path, fit: bool = False) -> None:
+    """`fit` may have changed how this recipe was trained, but nothing else."""
+    if not (folder / "recipe.yaml").is_file():
+        return
+    before = Run.open(folder).recipe
+    if fit:
+        before = before.model_copy(update={"train": recipe.train})
+    if before != recipe:
+        found = changes(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
         raise UserError(
             f"run folder {folder}: holds a run of another recipe ({listed(found, 6)})",
             "a new folder, or the same recipe",

@@ -169,7 +169,7 @@ class TrainSection(Section):
         2e-4,
         gt=0,
         le=1,
-        description="peak learning rate; ia3 and prompt-tuning need 10 to 100 times more, dpo 10 times less",
+        description="peak learning rate; ia3 and prompt-tuning need 10 to 100 times more, dpo less",
     )
     schedule: Schedule = Field("cosine", description="course after the warm-up")
     schedule_options: ScheduleSection = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -102,6 +101,7 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
         UserError: the run was not prepared or not trained.
     """
     environment.keep_freed_memory()
+    environment.give_back_memory()  # of the stages before
     data = run.read_json("data/report.json", "prepare")
     exam = Exam(
         recipe=recipe,
@@ -115,7 +115,7 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
     _remember(run, choice.decoding)
     performances = {"tuned": _perform(tuned, "tuned", exam, choice.decoding)}
     del tuned
-    gc.collect()
+    environment.give_back_memory()
     base = _load(lambda dtype: models.load_base(recipe.model, dtype, progress=exam.progress))
     performances = {"base": _perform(base, "base", exam, choice.decoding), **performances}
     report = _report(exam, performances, choice)

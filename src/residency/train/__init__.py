@@ -2,19 +2,28 @@
 
 from residency.train.checkpoints import refuse_changed
 from residency.train.finder import Sweep, find_learning_rate
-from residency.train.fit import train
-from residency.train.forecast import Summary, summarise
+from residency.train.fit import fitted, train
+from residency.train.fitting import said
+from residency.train.plan import Examples, Plan, assumed, described, examples, plan
+from residency.train.planning import Forecast
 from residency.train.results import TrainReport, finished
 from residency.train.schedules import curve
 
 __all__ = [
-    "Summary",
+    "Examples",
+    "Forecast",
+    "Plan",
     "Sweep",
     "TrainReport",
+    "assumed",
     "curve",
+    "described",
+    "examples",
     "find_learning_rate",
     "finished",
+    "fitted",
+    "plan",
     "refuse_changed",
-    "summarise",
+    "said",
     "train",
 ]

@@ -41,6 +41,12 @@ def attach(model: Any, section: TrainSection) -> Any:
     return freeze(model, section.freeze) if section.method == "freeze" else model
 
 
+def in_outline(section: TrainSection) -> TrainSection:
+    """The same for a model without weights: what learns has the same shapes, but no start is cut out of anything."""
+    lora = section.lora.model_copy(update={"variant": "standard"})
+    return section.model_copy(update={"lora": lora}) if section.lora.variant in CHANGES_THE_BASE else section
+
+
 def fill(model: Any, folder: Path, section: TrainSection) -> None:
     """Put the weights of a saved adapter in the place of a model's fresh ones.
 

@@ -124,6 +124,7 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
         self.counts.answer_tokens += sum(int(batch["completion_mask"].sum()) for batch in batches)
         self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
+        self._settle()
         self.counts.step_seconds += time.perf_counter() - started
         return loss
 

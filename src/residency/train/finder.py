@@ -59,7 +59,7 @@ def find_learning_rate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progr
     """
     if recipe.train.objective != "sft":
         goal = f"--find-lr: train.objective is {recipe.train.objective}"
-        raise UserError(goal, "a sweep over answers (sft)", "try a tenth of the rate that answers are learnt with")
+        raise UserError(goal, "a sweep over answers (sft)", "try a quarter of the rate that answers are learnt with")
     progress = progress or Silent()
     environment.keep_freed_memory()
     rows = ((d.question, d.answer, d.before) for d in run.dialogues("train"))

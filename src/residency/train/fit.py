@@ -11,15 +11,17 @@ from typing import Any
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from residency import environment, models
+from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Example, Prompt
 from residency.recipe import Recipe
-from residency.train import adapters, checkpoints, loop, merge, schedules, start, trackers
+from residency.train import adapters, checkpoints, fitting, loop, merge, schedules, start, trackers
 from residency.train.best import Judge
 from residency.train.guard import Guard, restore
 from residency.train.objective import objective_of
+from residency.train.planning import Forecast, forecast_here, gib, job_of
 from residency.train.results import Ending, TrainReport, report_of
-from residency.train.setup import Setup, arguments, build_model, setup_of
+from residency.train.setup import Setup, arguments, build_model, examples_of, setup_of
 from residency.train.steps import places_of
 from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
@@ -50,19 +52,15 @@ def train(
     progress = progress or Silent()
     environment.keep_freed_memory()
     objective = objective_of(recipe, run, prompt, progress)
-    examples, validation = (
-        prompt.examples(((d.question, d.answer, d.before) for d in run.dialogues(split)), recipe.model.max_length)
-        for split in ("train", "validation")
-    )
+    examples, validation = examples_of(recipe, run, prompt)
     setup = setup_of(recipe, len(examples))
-    longest = max(len(example) for example in examples)
+    longest = max(map(len, examples))
     with trackers.offline(recipe.train.trackers, run.folder), told_plainly(run, setup.tokens_per_batch, longest):
         options = arguments(recipe, run, setup, validated=bool(validation))
         checkpoint = loop.resumable(run, progress) if resume else None
         begun = start.find(recipe, run) if checkpoint is None else None
+        forecast = _foreseen(recipe, setup, examples, validation, progress)
         model = _begin(recipe, begun, setup, progress)
-        summary = objective.summarise(model, examples, setup)
-        progress.table("Model and run", summary.rows())
         continued_from = _continued_from(checkpoint, begun)
         if checkpoint is None:
             run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
@@ -82,9 +80,10 @@ def train(
             rate=schedules.factor(recipe.train, setup.steps),
         )
         ending = _go(trainer, recipe, run, progress, checkpoint)
+        preference = objective.measured(trainer)
         agreement = _save(trainer, recipe, run, prompt, validation or examples)
-        report = report_of(trainer, setup, summary, ending, agreement)
-        report = replace(report, continued_from=continued_from, preference=objective.measured(trainer))
+        report = report_of(trainer, setup, forecast, ending, agreement)
+        report = replace(report, continued_from=continued_from, preference=preference)
         run.write_json("train.json", asdict(report))
     checkpoints.discard(run.folder / checkpoints.FOLDER)
     return report
@@ -103,6 +102,31 @@ def _go(trainer: ResidencyTrainer, recipe: Recipe, run: Run, progress: Progress,
         progress.say(f"The model is that of step {stopped.restored_step}, from before the trouble")
     chosen = {} if stopped else loop.keep(trainer, recipe, progress)
     return Ending(metrics, guard.findings(), stopped, chosen)
+
+
+def fitted(recipe: Recipe, run: Run, prompt: Prompt) -> Recipe:
+    """The recipe itself where this machine has the memory for it, or the nearest one whose run fits.
+
+    Raises:
+        UserError: none does.
+    """
+    examples, validation = examples_of(recipe, run, prompt)
+    setup = setup_of(recipe, len(examples))
+    free = fitting.free_memory(setup.device)
+    found = fitting.fitted(recipe, setup, examples, validation, free)
+    if found is None:
+        raise UserError(f"no setting of this model fits into the {gib(free)} that can be had", "", "a smaller model")
+    return found
+
+
+def _foreseen(
+    recipe: Recipe, setup: Setup, examples: Sequence[Example], validation: Sequence[Example], progress: Progress
+) -> Forecast:
+    """What the run will take, told before anything large is loaded; one that will not fit is refused."""
+    forecast = forecast_here(job_of(recipe, setup, examples, validation), setup.device)
+    progress.table("Model and run", forecast.rows())
+    fitting.refuse(recipe, setup, forecast.memory, examples, validation)
+    return forecast
 
 
 def _begin(recipe: Recipe, begun: start.Start | None, setup: Setup, progress: Progress) -> Any:
@@ -170,6 +194,7 @@ def _save(
         start = str(run.path(START)) if run.path(START).is_dir() else None
         with replacing(adapter) as folder, models.quiet_libraries():
             trainer.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=start)
+        _let_go(trainer)
         model, agreement = merge.merged(recipe, adapter, examples, trainer.pad_id)
     model.generation_config.eos_token_id = prompt.stop_ids
     model.generation_config.pad_token_id = prompt.tokenizer.pad_token_id
@@ -180,6 +205,16 @@ def _save(
             model.save_pretrained(folder)
         prompt.tokenizer.save_pretrained(folder)
     return agreement
+
+
+def _let_go(trainer: ResidencyTrainer) -> None:
+    """Free what was trained, whoever still refers to it: the base is loaded once more, to be merged."""
+    trainer.optimizer = None
+    trainer.accelerator.free_memory()  # which holds the optimizer too
+    for parameter in trainer.model.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.new_empty(0)
+    environment.give_back_memory(collect=False)
 
 
 def _rows(run: Run, recipe: Recipe, step: int) -> list[int]:

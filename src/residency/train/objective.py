@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from residency.progress import Progress
-from residency.prompts import Example, Prompt
+from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.train import checkpoints
-from residency.train.forecast import Summary, summarise
-from residency.train.setup import Setup
 from residency.train.trainer import ResidencyTrainer
 from residency.workspace import Run
 
@@ -21,10 +18,6 @@ class Objective:
     """Supervised training: the loss is taken over the answers."""
 
     recipe: Recipe
-
-    def summarise(self, model: Any, examples: Sequence[Example], setup: Setup) -> Summary:
-        """The model and the run in numbers, before training."""
-        return summarise(model, examples, self.recipe.train, setup.steps, setup.tokens_per_batch)
 
     def trainer(self, **options: Any) -> ResidencyTrainer:
         """What goes through the steps; the options are those of a ResidencyTrainer that the recipe alone can't tell."""

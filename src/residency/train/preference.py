@@ -8,19 +8,16 @@ training.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
 from residency.errors import UserError
 from residency.progress import Progress
-from residency.prompts import Example, Examples, Prompt
+from residency.prompts import Examples, Prompt
 from residency.recipe import Recipe
-from residency.train.forecast import Summary, summarise
 from residency.train.objective import Objective
-from residency.train.setup import Setup
 from residency.train.trainer import ResidencyTrainer
 from residency.workspace import Run
 
@@ -60,14 +57,6 @@ class Preference(Objective):
     pairs: dict[str, Pairs]
     prompt: Prompt
     progress: Progress
-
-    def summarise(self, model: Any, examples: Sequence[Example], setup: Setup) -> Summary:
-        """The same for pairs: two examples each, of which two more go through once for the reference."""
-        pairs, section = self.pairs["train"], self.recipe.train
-        both = [*pairs.chosen, *pairs.rejected]
-        doubled = section.model_copy(update={"examples_per_step": 2 * section.examples_per_step})
-        found = summarise(model, both, doubled, setup.steps, setup.tokens_per_batch)
-        return replace(found, examples=len(pairs))
 
     def trainer(self, **options: Any) -> ResidencyTrainer:
         """TRL's, with the batches, the checkpoints and the validation of supervised training."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from residency import environment
+from residency.forecast.speed import matrix_product_speed
 from residency.train import checkpoints
-from residency.train.forecast import Summary, matrix_product_speed
 from residency.train.guard import Stopped
 from residency.train.merge import Agreement
+from residency.train.planning import Forecast
 from residency.train.setup import Setup
 from residency.train.trainer import Counts, ResidencyTrainer
 from residency.train.watch import Finding
@@ -66,6 +66,7 @@ class TrainReport:
     averaged_validation_loss: float | None = None
     continued_from: dict[str, Any] | None = None
     preference: dict[str, Any] | None = None
+    forecast: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def finished(run: Run) -> TrainReport | None:
@@ -79,7 +80,7 @@ def finished(run: Run) -> TrainReport | None:
 
 
 def report_of(
-    trainer: ResidencyTrainer, setup: Setup, summary: Summary, ending: Ending, agreement: Agreement | None
+    trainer: ResidencyTrainer, setup: Setup, forecast: Forecast, ending: Ending, agreement: Agreement | None
 ) -> TrainReport:
     """What a training that has come to its end took and reached."""
     metrics, stopped = ending.metrics, ending.stopped
@@ -87,44 +88,43 @@ def report_of(
     validations = {row["step"]: row["validation_loss"] for row in metrics if "validation_loss" in row}
     best = stopped.restored_step if stopped else trainer.state.best_global_step or steps
     return TrainReport(
-        method=summary.method,
+        method=forecast.method,
         steps=steps,
-        examples=summary.examples,
+        examples=forecast.examples,
         answer_tokens=counts.answer_tokens,
         total_tokens=counts.total_tokens,
         padding_share=1 - counts.total_tokens / max(counts.padded_tokens, 1),
         seconds=metrics[-1]["seconds"],
         tokens_per_second=counts.total_tokens / max(counts.step_seconds, 1e-9),
-        mfu=_mfu(summary, counts, steps, setup),
+        mfu=_mfu(forecast, counts, steps, setup),
         peak_memory_bytes=peak_memory(device),
         precision=setup.precision,
         device=torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         best_step=best,
         best_validation_loss=validations.get(best),
-        stopped_early=steps < summary.steps,
+        stopped_early=steps < forecast.steps,
         diagnosis=ending.diagnosis,
         merge=agreement,
-        summary=summary.as_dict(),
+        summary=forecast.as_dict(),
         environment=environment.describe(),
+        forecast=_against(forecast, metrics[-1]["seconds"], peak_memory(device)),
         **(asdict(stopped) if stopped else ending.chosen),
     )
 
 
-def _mfu(summary: Summary, counts: Counts, steps: int, setup: Setup) -> float:
+def _against(forecast: Forecast, seconds: float, memory: int) -> dict[str, dict[str, float]]:
+    """What was foreseen against what was used, so that every run is a check of the forecast."""
+    foreseen = {"memory_bytes": forecast.memory.training_peak, "seconds": forecast.times.total}
+    used = {"memory_bytes": memory, "seconds": seconds}
+    return {name: {"foreseen": foreseen[name], "used": used[name]} for name in used}
+
+
+def _mfu(forecast: Forecast, counts: Counts, steps: int, setup: Setup) -> float:
     """Model FLOPs utilisation: the work of the steps over what a matrix product on this machine would have done."""
     dtype = torch.bfloat16 if setup.precision == "bf16" else torch.float32
-    return summary.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
+    return forecast.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
 
 
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most that the GPU has held, or on a CPU the largest resident size of this process so far."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    return int(torch.cuda.max_memory_allocated()) if device.type == "cuda" else environment.peak_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ from transformers import TrainingArguments
 
 from residency import models
 from residency.progress import Progress
-from residency.recipe import Recipe
+from residency.prompts import Example, Prompt
+from residency.recipe import Recipe, TrainSection
 from residency.train import adapters, checkpoints, quantised
 from residency.train.best import choosing
 from residency.train.optimizers import NAMES
@@ -48,6 +50,19 @@ def setup_of(recipe: Recipe, examples: int) -> Setup:
     )
 
 
+def examples_of(recipe: Recipe, run: Run, prompt: Prompt) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The examples of training and validation, in tokens; of a pair to be preferred from, the longer answer's."""
+    paired = recipe.train.objective == "dpo"
+    training, validation = (
+        prompt.examples(
+            ((d.question, max(d.answer, d.rejected, key=len) if paired else d.answer, d.before) for d in dialogues),
+            recipe.model.max_length,
+        )
+        for dialogues in (run.dialogues("train"), run.dialogues("validation"))
+    )
+    return training, validation
+
+
 def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
     """The model to train: frozen weights may be bf16, weights that learn stay in float32 and are cast as they go."""
     section, attention = recipe.train, recipe.model.attention
@@ -64,10 +79,15 @@ def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
     return adapters.attach(load(recipe.model, dtype, attention, progress), section)
 
 
+def validated_every(section: TrainSection, setup: Setup) -> int:
+    """Steps from one validation to the next."""
+    return section.evaluate_every or max(1, round(setup.steps_per_epoch / VALIDATIONS_PER_EPOCH))
+
+
 def arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> TrainingArguments:
     """The recipe in transformers' words."""
     section = recipe.train
-    every = section.evaluate_every or max(1, round(setup.steps_per_epoch / VALIDATIONS_PER_EPOCH))
+    every = validated_every(section, setup)
     return TrainingArguments(
         output_dir=str(run.path(checkpoints.FOLDER)),
         per_device_train_batch_size=section.examples_per_step,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from residency import environment
 from residency.batches import IGNORED, collate, cut
 from residency.loss import token_losses
 from residency.prompts import Example
@@ -57,7 +58,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         super().__init__(data_collator=StepCollator(pad_id, tokens_per_batch), **options)
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
         self.rate, self.smoothing, self.muon = rate, smoothing, muon
-        self.counts = Counts()
+        self.counts, self.heap = Counts(), environment.Heap()
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -105,6 +106,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.counts.answer_tokens += total
         self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
+        self._settle()
         self.counts.step_seconds += time.perf_counter() - started
         return loss
 
@@ -125,6 +127,7 @@ class ResidencyTrainer(CommittedCheckpoints):
     def validation_loss(self, eval_dataset: Any = None) -> float:
         """Mean cross-entropy (nats) of the answer tokens of the validation set, or of other examples."""
         examples = list(eval_dataset) if eval_dataset is not None else list(self.validation)
+        environment.give_back_memory(collect=False)
         self.model.eval()
         summed, tokens = 0.0, 0
         with torch.no_grad():
@@ -134,7 +137,12 @@ class ResidencyTrainer(CommittedCheckpoints):
                 with self.compute_loss_context_manager():
                     losses, _ = token_losses(self.model, batch)
                 summed, tokens = summed + float(losses.sum()), tokens + losses.numel()
+        environment.give_back_memory(collect=False)
         return summed / max(tokens, 1)
+
+    def _settle(self) -> None:
+        if self.args.device.type == "cpu":
+            self.heap.settle()
 
     def _choose_attention(self, width: int) -> None:
         if self.by_length:

@@ -1,0 +1,177 @@
+"""What one micro-batch holds and computes, found without memory or time: a model of fake tensors goes through it.
+
+Fake tensors have shape, type and device, and no values. Every operation of the real forward and backward pass is done
+on them, and the bytes alive are counted as tensors come and go: no formula for a family of models has to be right.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+Build = Callable[[Any], Any]  # a model's configuration to the model itself, ready to be trained
+ATEN = torch.ops.aten
+FLOPS = {  # torch counts the operations of a GPU's attention kernels; a CPU's do the same
+    **flop_registry,
+    ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[ATEN._scaled_dot_product_flash_attention],
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+SHALLOW, DEEPER = 1, 2  # layers; each further layer is the same (2 and 4 gave the same to the byte)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch as `batches.collate` pads it; `learnt` positions go through the output head."""
+
+    rows: int
+    width: int
+    learnt: int
+
+    @property
+    def tokens(self) -> int:
+        """Padding included."""
+        return self.rows * self.width
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One micro-batch: bytes over those of the weights and gradients, and floating-point operations.
+
+    `saved` is what the forward pass leaves for the backward pass, `peak` the most that was alive at any moment.
+    """
+
+    saved: int
+    peak: int
+    flops: int
+    forward: int = 0  # of the operations, those of the forward pass
+
+
+def trace(model: Any, batch: Batch, *, autocast: bool = False, backward: bool = True, cache: bool = False) -> Trace:
+    """Go through a micro-batch with a model, real or on the meta device; its weights are not read and not changed.
+
+    `autocast`: products in bf16, as in mixed-precision training. `cache`: keep keys and values, as when answering.
+    """
+    alive = _Alive()
+    with FakeTensorMode(allow_non_fake_inputs=True), alive, _faked(model):
+        if backward:
+            for parameter in model.parameters():
+                parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        before = alive.now
+        alive.peak = before
+        with torch.set_grad_enabled(backward), torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+            loss, _kept = _forward(model, batch, cache)
+        saved, forward = alive.now - before, alive.flops
+        if backward:
+            loss.backward()
+    return Trace(saved, alive.peak - before, alive.flops, forward)
+
+
+def trace_by_depth(build: Build, config: Any, batch: Batch, *, apart: int = 0, **options: Any) -> Trace:
+    """The same for a model of any depth, from two shallow ones: each further layer holds and computes the same.
+
+    All but the last `apart` layers, which both shallow models have.
+    """
+    layers = int(getattr(config, "num_hidden_layers", 0))
+    shallow, deeper = SHALLOW + apart, DEEPER + apart
+    if layers <= deeper:
+        return trace(build(config), batch, **options)
+    low, high = (trace(build(_cut(config, depth)), batch, **options) for depth in (shallow, deeper))
+
+    def at_depth(name: str) -> int:
+        first, second = getattr(low, name), getattr(high, name)
+        return int(first + (second - first) * (layers - shallow) / (deeper - shallow))
+
+    return Trace(at_depth("saved"), at_depth("peak"), at_depth("flops"), at_depth("forward"))
+
+
+def _cut(config: Any, layers: int) -> Any:
+    """The configuration with fewer layers; lists of a value a layer are cut too."""
+    whole = int(config.num_hidden_layers)
+    shallow = deepcopy(config)
+    for name, value in vars(config).items():
+        if isinstance(value, list) and len(value) == whole:
+            setattr(shallow, name, value[:layers])
+    shallow.num_hidden_layers = layers
+    return shallow
+
+
+def _forward(model: Any, batch: Batch, cache: bool) -> tuple[torch.Tensor, Any]:
+    """The loss as `loss.token_losses` takes it, and the cache, which must stay alive.
+
+    Fake tensors have no values to choose positions by, so that these are given by their places.
+    """
+    ids = torch.zeros(batch.rows, batch.width, dtype=torch.long)
+    places = torch.zeros(batch.learnt, dtype=torch.long)
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[places],))
+    try:
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=cache)
+    finally:
+        hook.remove()
+    losses = torch.nn.functional.cross_entropy(output.logits.float(), torch.zeros_like(places), reduction="none")
+    return losses.sum(), getattr(output, "past_key_values", None)
+
+
+@contextmanager
+def _faked(model: Any) -> Iterator[None]:
+    """Fake weights in the model's places while the block runs; tied ones stay tied."""
+    fakes: dict[int, Any] = {}
+    stores = [store for module in model.modules() for store in (module._parameters, module._buffers)]
+    originals = [dict(store) for store in stores]
+    try:
+        for store in stores:
+            for name, tensor in store.items():
+                if tensor is not None:
+                    store[name] = fakes.setdefault(id(tensor), _fake(tensor))
+        yield
+    finally:
+        for store, original in zip(stores, originals, strict=True):
+            store.update(original)
+
+
+def _fake(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+    return torch.nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else empty
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive, the most there have been, and operations (torch's counts)."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now, self.peak, self.flops = 0, 0, 0
+        self.known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        counts = FLOPS.get(func._overloadpacket)
+        if counts is not None:
+            self.flops += int(counts(*args, **(kwargs or {}), out_val=result))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf.untyped_storage())
+        return result
+
+    def _see(self, storage: Any) -> None:
+        key = id(storage)
+        if key in self.known:
+            return
+        size = storage.nbytes()
+        self.known[key] = weakref.ref(storage, lambda _: self._gone(key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, key: int, size: int) -> None:
+        if self.known.pop(key, None) is not None:
+            self.now -= size

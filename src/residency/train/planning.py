@@ -1,0 +1,242 @@
+"""From a recipe and its examples to the forecast of its run, before anything large is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from residency import environment, models
+from residency.forecast.job import Answers, Job, Length
+from residency.forecast.machines import efficiency
+from residency.forecast.memory import CONTEXT, FLOAT32, Memory, Phase, count
+from residency.forecast.speed import Rates, Times, copy_speed, matrix_product_speed, times
+from residency.prompts import Example
+from residency.recipe import Recipe
+from residency.train import adapters
+from residency.train.setup import Setup, validated_every
+from residency.train.steps import EpochSampler
+
+VARIES = 1.1  # what some step of a run takes, over the most that a few took
+SETTLED = 6  # steps of growth to come: then a process has the kernels for most shapes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a rehearsal saw.
+
+    Bytes: held before the model; most while it loads; most that a step took over what was held before it; held after
+    the last step; what each step left behind; most while validating. FLOP/s; seconds of a step beside its batches.
+    """
+
+    base: int
+    load: int
+    taken: int
+    held: int
+    growth: int
+    validation: int
+    compute: float
+    forward: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take. Memory in bytes, time in seconds; `measured` says that steps were tried on this machine."""
+
+    method: str
+    examples: int
+    parameters: int
+    trainable: int
+    steps: int
+    tokens_per_batch: int
+    tokens_per_step: float
+    flops_per_step: float
+    memory: Memory
+    times: Times
+    measured: bool
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The forecast as lines of a table, with units."""
+        memory, share = self.memory, 100 * self.trainable / self.parameters
+        largest = max(memory.phases, key=lambda name: memory.phases[name].peak)
+        return [
+            ("parameters", f"{_millions(self.parameters)}, {_millions(self.trainable)} of them learn ({share:.1f}%)"),
+            ("weights", gib(memory.weights)),
+            ("gradients", gib(memory.gradients)),
+            ("optimizer state", gib(memory.optimizer)),
+            ("activations", f"{gib(memory.activations)}, micro-batches of {self.tokens_per_batch:,} tokens"),
+            ("logits", gib(memory.logits)),
+            ("overhead", f"{gib(memory.overhead)}, Python, libraries, allocator"),
+            ("peak", f"about {gib(memory.peak)} ({largest})"),
+            ("steps", f"{self.steps:,} of {self.tokens_per_step:,.0f} tokens, {self.flops_per_step / 1e12:,.2f} TFLOP"),
+            ("time", f"about {clock(self.times.total)}, {self.times.step:.2g} s a step"),
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("memory", "times")}
+        return plain | {"memory": self.memory.as_dict(), "seconds": self.times.as_dict()}
+
+
+def job_of(
+    recipe: Recipe,
+    setup: Setup,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    prompts: Sequence[int] = (),
+) -> Job:
+    """The run as the forecast sees it; `prompts` are the lengths of the questions that the evaluation will ask."""
+    section, config = recipe.train, models.load_config(recipe.model)
+    lengths = [length(example) for example in examples]
+    order = list(EpochSampler(len(lengths), section.seed))
+    size = section.examples_per_step
+    base = _base(config, recipe, torch.float32, "sdpa")
+    model = _skeleton(config, recipe, setup.precision, "sdpa")
+    counts = count(
+        model,
+        section.optimizer,
+        base=sum(parameter.numel() for parameter in base.parameters()),
+        precision=setup.precision,
+        file=_file(recipe, config, base),
+        packed=section.method == "qlora",
+    )
+    return Job(
+        config=config,
+        build=lambda smaller, attention: _skeleton(smaller, recipe, setup.precision, attention),
+        counts=counts,
+        method=section.method,
+        paired=section.objective == "dpo",
+        apart=section.freeze.train_last if section.method == "freeze" else 0,
+        optimizer=section.optimizer,
+        precision=setup.precision,
+        attention=_attention(recipe, setup.device.type),
+        tokens_per_batch=setup.tokens_per_batch,
+        order=tuple(order),
+        epoch=tuple(
+            tuple(lengths[place] for place in order[start : start + size]) for start in range(0, len(order), size)
+        ),
+        steps=setup.steps,
+        validation=tuple(map(length, validation)),
+        validations=setup.steps // validated_every(section, setup) if validation else 0,
+        answers=Answers(tuple(prompts), recipe.evaluate.batch, recipe.evaluate.max_new_tokens) if prompts else None,
+    )
+
+
+def length(example: Example) -> Length:
+    """An example's lengths."""
+    return Length(len(example), example.learnt)
+
+
+def forecast_of(job: Job, memory: Memory, seconds: Times, *, measured: bool = False) -> Forecast:
+    """The forecast of a job from its memory and its times."""
+    steps = len(job.epoch)
+    training = sum(job.work.training(batch) for step in job.batches for batch in step)
+    return Forecast(
+        method=job.method,
+        examples=sum(len(step) for step in job.epoch),
+        parameters=job.counts.parameters,
+        trainable=job.counts.trainable,
+        steps=job.steps,
+        tokens_per_batch=job.tokens_per_batch,
+        tokens_per_step=sum(length.tokens for step in job.epoch for length in step) / steps,
+        flops_per_step=training / steps,
+        memory=memory,
+        times=seconds,
+        measured=measured,
+    )
+
+
+def forecast_here(job: Job, device: torch.device) -> Forecast:
+    """The forecast for this machine from the configuration alone: its products are timed for half a second."""
+    return forecast_of(job, memory_here(job, device), times(job, rates_here(job, device)))
+
+
+def memory_here(job: Job, device: torch.device) -> Memory:
+    """Memory on this machine, on top of what the process holds by now."""
+    return job.memory(device.type, environment.resident() if device.type == "cpu" else CONTEXT)
+
+
+def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
+    """Memory on this machine by what a rehearsal saw: how far its steps went over what was alive in them."""
+    counts, base = job.counts, environment.resident() if device.type == "cpu" else CONTEXT
+    fixed = counts.weights + counts.gradients + counts.optimizer
+    before = seen.base if device.type == "cpu" else 0  # a GPU counts the tensors alone
+    step = seen.held - before + VARIES * seen.taken + seen.growth * min(job.steps, SETTLED)
+    found = job.memory(device.type, base, max(1.0, (step - fixed) / job.largest[1].peak))
+    if "validation" not in found.phases:
+        return found
+    validating = Phase(base - before + seen.validation)
+    return replace(found, phases={**found.phases, "validation": validating})
+
+
+def rates_measured(seen: Measured) -> Rates:
+    """What this machine got done in a rehearsal."""
+    return Rates(compute=seen.compute, step=seen.step, forward=seen.forward)
+
+
+def rates_here(job: Job, device: torch.device) -> Rates:
+    """What this machine will get done, from a matrix product and a copy, and how much of both training reaches."""
+    share = efficiency(device.type)
+    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    return Rates(
+        share.compute * matrix_product_speed(dtype, device), share.bandwidth * copy_speed(device), share.launch
+    )
+
+
+def _skeleton(config: Any, recipe: Recipe, precision: str, attention: str) -> Any:
+    """The model as `setup.build_model` prepares it, on the meta device: shapes and types, no weights."""
+    section = recipe.train
+    frozen = section.method in adapters.ON_A_BASE
+    base = _base(config, recipe, torch.bfloat16 if precision == "bf16" and frozen else torch.float32, attention)
+    with torch.device("meta"):
+        return adapters.attach(base, adapters.in_outline(section))
+
+
+def _base(config: Any, recipe: Recipe, dtype: torch.dtype, attention: str) -> Any:
+    with torch.device("meta"), models.quiet_libraries():
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
+
+
+def _attention(recipe: Recipe, device: str) -> str:
+    chosen = recipe.model.attention
+    return "sdpa" if device != "cpu" and chosen == "auto" else chosen
+
+
+def _file(recipe: Recipe, config: Any, base: Any) -> int:
+    """Bytes of the weight files where they lie here, or what the configuration says of their type."""
+    where, gguf = models.locate(recipe.model)
+    folder = Path(where)
+    if folder.is_dir() and not gguf:
+        found = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        if found:
+            return found
+    kind = getattr(config, "dtype", None)
+    each = kind.itemsize if isinstance(kind, torch.dtype) else FLOAT32
+    return each * sum(int(parameter.numel()) for parameter in base.parameters())
+
+
+def gib(count: float) -> str:
+    """Bytes as GiB, or MiB where there are few."""
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:,.1f} MiB"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{seconds / 3600:,.1f} h"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M" if count < 1e8 else f"{count / 1e6:,.1f} M"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from residency import models
+from residency.forecast.memory import count
+from residency.progress import Silent
+from residency.prompts import Example
+from residency.recipe import Recipe
+from residency.train.planning import job_of
+from residency.train.setup import build_model, setup_of
+
+EXAMPLES = [Example(tuple(range(30 + place)), 20) for place in range(20)]
+METHODS = [
+    {"method": "full"},
+    {"method": "lora"},
+    *({"method": "lora", "lora": {"variant": variant, "rank": 4}} for variant in ("rslora", "dora", "pissa", "olora")),
+    {"method": "freeze", "freeze": {"train_last": 1}},
+    {"method": "ia3"},
+    {"method": "prompt-tuning", "prompt_tuning": {"virtual_tokens": 5}},
+]
+
+
+def recipe_with(small_recipe: dict[str, Any], train: dict[str, Any]) -> Recipe:
+    return Recipe.parse({**small_recipe, "train": {**small_recipe["train"], **train}})
+
+
+@pytest.mark.parametrize("train", METHODS, ids=lambda train: "-".join([train["method"], str(train.get("lora", ""))]))
+def test_the_outline_of_a_model_counts_as_the_model_itself(small_recipe: dict[str, Any], train: dict[str, Any]) -> None:
+    recipe = recipe_with(small_recipe, train)
+    setup = setup_of(recipe, len(EXAMPLES))
+    job = job_of(recipe, setup, EXAMPLES, EXAMPLES[:4])
+    model = build_model(recipe, setup, Silent())
+    base = sum(parameter.numel() for parameter in models.load_base(recipe.model).parameters())
+    assert job.counts == count(model, "adamw", base=base, precision=setup.precision, file=job.counts.file)
+    assert job.largest[1].peak > 0
+    assert job.work.training(job.largest[0]) > 0
+
+
+def test_frozen_layers_cost_no_backward_pass(small_recipe: dict[str, Any]) -> None:
+    flops = {}
+    for method in ("full", "freeze"):
+        recipe = recipe_with(small_recipe, {"method": method, "freeze": {"train_last": 1}})
+        job = job_of(recipe, setup_of(recipe, len(EXAMPLES)), EXAMPLES, [])
+        flops[method] = job.flops()[0]
+    assert flops["freeze"] < flops["full"]
+
+
+def test_packed_weights_are_counted_in_four_bits(small_recipe: dict[str, Any]) -> None:
+    weights = {}
+    for method in ("lora", "qlora"):
+        recipe = recipe_with(small_recipe, {"method": method})
+        weights[method] = job_of(recipe, setup_of(recipe, len(EXAMPLES)), EXAMPLES, []).counts.weights
+    assert 0 < weights["qlora"] < weights["lora"]
+
+
+def test_packed_weights_are_as_many_bytes_as_bitsandbytes_takes(small_recipe: dict[str, Any]) -> None:
+    pytest.importorskip("bitsandbytes")
+    recipe = recipe_with(small_recipe, {"method": "qlora"})
+    setup = setup_of(recipe, len(EXAMPLES))
+    counted = job_of(recipe, setup, EXAMPLES, []).counts.weights
+    model = build_model(recipe, setup, Silent())
+    held = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert counted == pytest.approx(held, rel=0.05)
