@@ -247,7 +247,7 @@ def test_train_json_counts_what_went_through_the_model(small_recipe: dict[str, A
         "method", "steps", "examples", "answer_tokens", "total_tokens", "padding_share", "seconds", "tokens_per_second",
         "mfu", "peak_memory_bytes", "precision", "device", "best_step", "best_validation_loss", "stopped_early",
         "diagnosis", "stopped_by", "stopped_at", "restored_step", "merge", "summary", "environment",
-        "best_by", "best_value", "averaged", "averaged_validation_loss",
+        "best_by", "best_value", "averaged", "averaged_validation_loss", "preference",
         "continued_from", "forecast",
     }  # fmt: skip
     prompt = Prompt.build(run.recipe.prompt, AutoTokenizer.from_pretrained(run.folder / "model"))

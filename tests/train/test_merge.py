@@ -93,7 +93,7 @@ def test_what_is_saved_is_the_model_that_was_trained_and_its_adapter_fits_the_pl
                 trained.append(self.model.eval()(ids).logits.clone())
             return done
 
-    monkeypatch.setattr("residency.train.fit.ResidencyTrainer", Kept)
+    monkeypatch.setattr("residency.train.objective.ResidencyTrainer", Kept)
     pipeline.prepare(recipe, tmp_path)
     pipeline.train(recipe, tmp_path)
     base = models.load_base(recipe.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from residency.forecast.job import Answers, Job, Length
 from residency.forecast.machines import efficiency
 from residency.forecast.memory import CONTEXT, FLOAT32, Memory, Phase, count
 from residency.forecast.speed import Rates, Times, copy_speed, matrix_product_speed, times
+from residency.forecast.trace import Trace
 from residency.prompts import Example
 from residency.recipe import Recipe
 from residency.train import adapters
@@ -111,6 +113,7 @@ def job_of(
         counts=counts,
         method=section.method,
         paired=section.objective == "dpo",
+        traced=_traced(_named(config, recipe, setup)),
         apart=section.freeze.train_last if section.method == "freeze" else 0,
         optimizer=section.optimizer,
         precision=setup.precision,
@@ -125,6 +128,18 @@ def job_of(
         validations=setup.steps // validated_every(section, setup) if validation else 0,
         answers=Answers(tuple(prompts), recipe.evaluate.batch, recipe.evaluate.max_new_tokens) if prompts else None,
     )
+
+
+@lru_cache(maxsize=16)
+def _traced(name: str) -> dict[Any, Trace]:
+    """What has been traced in this process of a model by this name: runs of the same model share it."""
+    return {}
+
+
+def _named(config: Any, recipe: Recipe, setup: Setup) -> str:
+    """Everything that decides what a micro-batch of the model holds and computes."""
+    learns = recipe.train.model_dump_json(include={"method", "lora", "freeze", "ia3", "prompt_tuning"})
+    return "\n".join([config.to_json_string(), learns, setup.precision, _attention(recipe, setup.device.type)])
 
 
 def length(example: Example) -> Length:
