@@ -314,7 +314,7 @@ def _fitted(recipe: Recipe, opened: Run, progress: Progress, *, resume: bool) ->
     from residency import train as training
 
     if resume:
-        return recipe.model_copy(update={"train": opened.recipe.train})
+        return training.as_fitted(recipe, opened.recipe)
     found = training.fitted(recipe, opened, _prompt(recipe, progress))
     if found != recipe:
         progress.say(f"Taken, since the recipe as it stands does not fit: {training.said(recipe, found)}")
@@ -322,12 +322,14 @@ def _fitted(recipe: Recipe, opened: Run, progress: Progress, *, resume: bool) ->
 
 
 def _refuse_another(recipe: Recipe, folder: Path, fit: bool = False) -> None:
-    """`fit` may have changed how this recipe was trained, but nothing else."""
+    """`fit` may have changed what fitting changes, but nothing else."""
     if not (folder / "recipe.yaml").is_file():
         return
     before = Run.open(folder).recipe
     if fit:
-        before = before.model_copy(update={"train": recipe.train})
+        from residency.train import as_fitted
+
+        before = as_fitted(before, recipe)
     if before != recipe:
         found = changes(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
         raise UserError(

@@ -59,3 +59,11 @@ def test_what_will_not_fit_is_refused_in_one_line(recipe: Recipe, monkeypatch: p
     monkeypatch.setattr(fitting, "free_memory", lambda device: memory.needed - 1)
     with pytest.raises(UserError, match=r"set train\.tokens_per_batch: \d+, which --fit does for you"):
         fitting.refuse(recipe, setup, memory, EXAMPLES, [])
+
+
+def test_going_on_with_what_was_fitted_hides_no_other_change(small_recipe: dict[str, Any]) -> None:
+    begun = Recipe.parse({**small_recipe, "train": {"optimizer": "adafactor", "tokens_per_batch": 64}})
+    asked = Recipe.parse({**small_recipe, "train": {"learning_rate": 0.5}})
+    found = fitting.as_fitted(asked, begun)
+    assert (found.train.optimizer, found.train.tokens_per_batch) == ("adafactor", 64)
+    assert found.train.learning_rate == 0.5 != begun.train.learning_rate

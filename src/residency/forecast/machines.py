@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from residency.errors import UserError, listed, nearest
-from residency.forecast.memory import BFLOAT16, CONTEXT, FLOAT32, LIBRARIES, logits_bytes
+from residency.forecast.memory import BFLOAT16, CONTEXT, FLOAT32, LIBRARIES, PACKED, logits_bytes
 
 Use = Literal["inference", "qlora", "lora", "full"]
 USES: tuple[Use, ...] = ("inference", "qlora", "lora", "full")
@@ -24,7 +24,6 @@ ASSUMED = (
 EXAMPLE, ANSWER = 512, 2048  # tokens
 ADAPTER = 0.01  # share of the weights; rank 16 on every linear layer is 0.5 to 1.5%
 LEARNING = 4 * FLOAT32  # weight, gradient and two moments
-FOUR_BITS = 4.127 / 8  # bytes: NF4 with its constants quantised too (arXiv:2305.14314)
 SAVED = 34  # bytes a layer, token and unit of width that a decoder layer keeps in 16 bits (arXiv:2205.05198)
 USABLE = {"cuda": 0.95, "mps": 0.75, "cpu": 0.9}  # share of the memory that one process can have
 
@@ -153,7 +152,7 @@ def _weights(decoder: Decoder, use: Use, machine: Machine) -> float:
     if use == "lora":
         return each * decoder.parameters + adapters
     embeddings = min(2 * decoder.vocabulary * decoder.width, 0.7 * decoder.parameters)
-    return each * embeddings + FOUR_BITS * (decoder.parameters - embeddings) + adapters
+    return each * embeddings + PACKED * (decoder.parameters - embeddings) + adapters
 
 
 @cache

@@ -12,7 +12,9 @@ import torch
 from residency.forecast.trace import Batch, Trace
 
 FLOAT32, BFLOAT16 = 4, 2
-PACKED = 0.5 + (1 + 4 / 256) / 64  # bytes of a weight in NF4: a scale for each 64, a scale for each 256 of those
+PACKED = (
+    0.5 + (1 + 4 / 256) / 64
+)  # bytes of a weight in NF4: a scale for each 64, a scale for each 256 of those (arXiv:2305.14314)
 # What an allocator holds over what is alive: glibc keeps fragments between blocks of ever other sizes (measured by
 # benchmarks/forecast_accuracy.py); a GPU's caching allocator rounds and splits its segments.
 FRAGMENTS = {"cpu": 1.6, "cuda": 1.1, "mps": 1.1}

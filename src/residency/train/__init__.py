@@ -3,7 +3,7 @@
 from residency.train.checkpoints import refuse_changed
 from residency.train.finder import Sweep, find_learning_rate
 from residency.train.fit import fitted, train
-from residency.train.fitting import said
+from residency.train.fitting import as_fitted, said
 from residency.train.plan import Examples, Plan, assumed, described, examples, plan
 from residency.train.planning import Forecast
 from residency.train.results import TrainReport, finished
@@ -15,6 +15,7 @@ __all__ = [
     "Plan",
     "Sweep",
     "TrainReport",
+    "as_fitted",
     "assumed",
     "curve",
     "described",

@@ -121,11 +121,7 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
         for name, values in self._metrics["train"].items():  # TRL would log their plain mean
             if len(values) == len(sizes):
                 self._metrics["train"][name] = [float(np.average(values, weights=sizes))]
-        self.counts.answer_tokens += sum(int(batch["completion_mask"].sum()) for batch in batches)
-        self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
-        self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
-        self._settle()
-        self.counts.step_seconds += time.perf_counter() - started
+        self._gone_through(batches, sum(int(batch["completion_mask"].sum()) for batch in batches), started)
         return loss
 
     def validation_loss(self, eval_dataset: Any = None) -> float:

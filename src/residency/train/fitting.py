@@ -16,6 +16,7 @@ from residency.train.planning import gib, job_of, memory_here
 from residency.train.setup import Setup
 
 LEAST_TOKENS = 64  # micro-batches are not proposed smaller
+MAY_CHANGE = ("tokens_per_batch", "optimizer", "method")
 
 
 def free_memory(device: torch.device) -> int:
@@ -67,6 +68,11 @@ def changes(recipe: Recipe) -> list[dict[str, Any]]:
     if recipe.train.method == "full":
         found.append({"method": "lora"})
     return found
+
+
+def as_fitted(recipe: Recipe, before: Recipe) -> Recipe:
+    """The recipe with what fitting had changed when `before` was trained; any other difference stays."""
+    return _trained(recipe, {name: getattr(before.train, name) for name in MAY_CHANGE})
 
 
 def smaller(tokens: int, longest: int) -> list[int]:

@@ -103,12 +103,17 @@ class ResidencyTrainer(CommittedCheckpoints):
                 share = token_losses(model, batch, self.smoothing)[0].sum() / max(total, 1)
             self.accelerator.backward(share)
             loss += share.detach()
-        self.counts.answer_tokens += total
+        self._gone_through(batches, total, started)
+        return loss
+
+    def _gone_through(self, batches: Any, answer_tokens: int, started: float) -> None:
+        """Count a step's micro-batches, and give back what the heap has outgrown."""
+        self.counts.answer_tokens += answer_tokens
         self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
-        self._settle()
+        if self.args.device.type == "cpu":
+            self.heap.settle()
         self.counts.step_seconds += time.perf_counter() - started
-        return loss
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -139,10 +144,6 @@ class ResidencyTrainer(CommittedCheckpoints):
                 summed, tokens = summed + float(losses.sum()), tokens + losses.numel()
         environment.give_back_memory(collect=False)
         return summed / max(tokens, 1)
-
-    def _settle(self) -> None:
-        if self.args.device.type == "cpu":
-            self.heap.settle()
 
     def _choose_attention(self, width: int) -> None:
         if self.by_length:
