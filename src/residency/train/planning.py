@@ -66,6 +66,7 @@ class Forecast:
         """The forecast as lines of a table, with units."""
         memory, share = self.memory, 100 * self.trainable / self.parameters
         largest = max(memory.phases, key=lambda name: memory.phases[name].peak)
+        how = "" if self.measured else ", guessed from a matrix product"
         return [
             ("parameters", f"{_millions(self.parameters)}, {_millions(self.trainable)} of them learn ({share:.1f}%)"),
             ("weights", gib(memory.weights)),
@@ -76,7 +77,7 @@ class Forecast:
             ("overhead", f"{gib(memory.overhead)}, Python, libraries, allocator"),
             ("peak", f"about {gib(memory.peak)} ({largest})"),
             ("steps", f"{self.steps:,} of {self.tokens_per_step:,.0f} tokens, {self.flops_per_step / 1e12:,.2f} TFLOP"),
-            ("time", f"about {clock(self.times.total)}, {self.times.step:.2g} s a step"),
+            ("time", f"about {clock(self.times.total)}, {self.times.step:.2g} s a step{how}"),
         ]
 
     def as_dict(self) -> dict[str, Any]:
