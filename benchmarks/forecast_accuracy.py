@@ -1,11 +1,11 @@
 """The forecast against what the run then used, over model families, methods, lengths, batches and precisions.
 
-    python benchmarks/forecast_accuracy.py                 every setting, about 12 minutes on two cores
+    python benchmarks/forecast_accuracy.py                 every setting, about 25 minutes on two cores
     python benchmarks/forecast_accuracy.py --only llama    settings whose name holds a word
     python benchmarks/forecast_accuracy.py --no-time       memory alone, for a machine that is shared with other work
 
-`residency plan` and `residency train` run in a process each. Prints a Markdown table: forecast, actual and their ratio,
-worst and median, with machine, versions and date.
+`residency plan` and `residency train` run in a process each. Prints a Markdown table, a row as soon as it is measured:
+forecast, actual and their ratio, then worst and median.
 """
 
 from __future__ import annotations
@@ -72,13 +72,23 @@ def main() -> None:
     parser.add_argument("--no-measure", action="store_true", help="forecast from the configuration alone")
     parser.add_argument("--no-time", action="store_true", help="leave out the columns of time")
     arguments = parser.parse_args()
-    rows = []
+    chosen = [setting for setting in SETTINGS if arguments.only in setting.name]
+    memory, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for setting in SETTINGS:
-            if arguments.only in setting.name:
-                print(setting.name, file=sys.stderr, flush=True)
-                rows.append((setting, *compare(setting, Path(folder), measure=not arguments.no_measure)))
-    show(rows, timed=not arguments.no_time)
+        for setting in chosen:
+            plan, train = compare(setting, Path(folder), measure=not arguments.no_measure)
+            if not memory:
+                head(train["environment"], timed=not arguments.no_time)
+            foreseen, used = plan["memory"]["training_peak"], train["peak_memory_bytes"]
+            memory.append(foreseen / used)
+            seconds.append(plan["seconds"]["total"] / train["seconds"])
+            line = f"| {setting.name} | {foreseen / 2**30:.2f} | {used / 2**30:.2f} | {memory[-1]:.2f} |"
+            if not arguments.no_time:
+                line += f" {plan['seconds']['total']:.1f} | {train['seconds']:.1f} | {seconds[-1]:.2f} |"
+            print(line, flush=True)
+    for name, ratios in [("memory", memory)] + ([] if arguments.no_time else [("time", seconds)]):
+        off = [abs(ratio - 1) for ratio in ratios]
+        print(f"\n{name}: off by {100 * statistics.median(off):.0f}% (median), {100 * max(off):.0f}% (worst).")
 
 
 def compare(setting: Setting, folder: Path, *, measure: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -171,25 +181,11 @@ def residency(*arguments: object) -> dict[str, Any]:
     return found
 
 
-def show(rows: list[tuple[Setting, dict[str, Any], dict[str, Any]]], *, timed: bool) -> None:
-    environment = rows[0][2]["environment"]
+def head(environment: dict[str, Any], *, timed: bool) -> None:
     versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", "transformers", "peft"))
     print(f"{environment['machine']}; {versions}; {datetime.date.today()}; {STEPS} steps, two validations.\n")
     print("| setting | peak GiB: forecast | used | ratio |" + (" seconds: forecast | used | ratio |" if timed else ""))
     print("| --- | --- | --- | --- |" + (" --- | --- | --- |" if timed else ""))
-    memory, seconds = [], []
-    for setting, plan, train in rows:
-        foreseen, used = plan["memory"]["training_peak"], train["peak_memory_bytes"]
-        memory.append(foreseen / used)
-        line = f"| {setting.name} | {foreseen / 2**30:.2f} | {used / 2**30:.2f} | {memory[-1]:.2f} |"
-        seconds.append(plan["seconds"]["total"] / train["seconds"])
-        if timed:
-            line += f" {plan['seconds']['total']:.1f} | {train['seconds']:.1f} | {seconds[-1]:.2f} |"
-        print(line)
-    parts = [("memory", memory)] + ([("time", seconds)] if timed else [])
-    for name, ratios in parts:
-        off = [abs(ratio - 1) for ratio in ratios]
-        print(f"\n{name}: off by {100 * statistics.median(off):.0f}% (median), {100 * max(off):.0f}% (worst).")
 
 
 if __name__ == "__main__":
