@@ -65,17 +65,20 @@ class Heap:
 
     Each time costs what is given back anew, page by page: after every step it was 8% of full fine-tuning's speed
     (benchmarks/RESULTS.md). So the size after a step that began with a trimmed heap is what its work takes, and the
-    heap is trimmed only when it has grown past that by more than `GROWN`.
+    heap is trimmed only when it has grown past that by more than `GROWN`. The first step does not count: the
+    optimizer has no state before it.
     """
 
     GROWN = 1.15
 
     def __init__(self) -> None:
-        self.natural, self.trimmed = 0, True
+        self.natural, self.trimmed, self.steps = 0, True, 0
 
     def settle(self) -> None:
         """Look at the process after a step."""
-        now = resident()
+        now, self.steps = resident(), self.steps + 1
+        if self.steps == 1:
+            return
         if self.trimmed:
             self.natural, self.trimmed = max(self.natural, now), False
         elif now > self.GROWN * self.natural:

@@ -23,23 +23,22 @@ from residency.train import adapters
 from residency.train.setup import Setup, validated_every
 from residency.train.steps import EpochSampler
 
-VARIES = 1.1  # what some step of a run takes, over the most that a few took
-SETTLED = 6  # steps of growth to come: then a process has the kernels for most shapes
+VARIES = 1.1  # what some step of a run takes on a GPU, over the most that a few took
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a rehearsal saw.
 
-    Bytes: held before the model; most while it loads; most that a step took over what was held before it; held after
-    the last step; what each step left behind; most while validating. FLOP/s; seconds of a step beside its batches.
+    How many steps. Bytes: held before the model; most while it loads; most in a step; what the heap takes for a step
+    when it has no fragments; most while validating. FLOP/s; seconds of a step beside its batches.
     """
 
+    steps: int
     base: int
     load: int
-    taken: int
-    held: int
-    growth: int
+    peak: int
+    natural: int
     validation: int
     compute: float
     forward: float
@@ -178,12 +177,17 @@ def memory_here(job: Job, device: torch.device) -> Memory:
 
 
 def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
-    """Memory on this machine by what a rehearsal saw: how far its steps went over what was alive in them."""
+    """Memory on this machine by what a rehearsal saw: how far its steps went over what was alive in them.
+
+    On a CPU a longer run fills its heap to where `environment.Heap` trims it.
+    """
     counts, base = job.counts, environment.resident() if device.type == "cpu" else CONTEXT
     fixed = counts.weights + counts.gradients + counts.optimizer
     before = seen.base if device.type == "cpu" else 0  # a GPU counts the tensors alone
-    step = seen.held - before + VARIES * seen.taken + seen.growth * min(job.steps, SETTLED)
-    found = job.memory(device.type, base, max(1.0, (step - fixed) / job.largest[1].peak))
+    step = VARIES * seen.peak
+    if device.type == "cpu":
+        step = max(seen.peak, environment.Heap.GROWN * seen.natural if job.steps > seen.steps else 0)
+    found = job.memory(device.type, base, max(1.0, (step - before - fixed) / job.largest[1].peak))
     if "validation" not in found.phases:
         return found
     validating = Phase(base - before + seen.validation)

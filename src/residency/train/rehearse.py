@@ -33,8 +33,9 @@ from residency.train.steps import StepCollator
 from residency.train.trainer import ResidencyTrainer
 from residency.workspace import Run
 
-BATCHES = 3  # micro-batches of a rehearsed step
-STEPS = 5  # the one with the largest micro-batch, then steps as they come
+BATCHES = 12  # micro-batches of a rehearsed step, at most
+STEPS = 8  # the one with the largest micro-batch, then steps as they come
+ENOUGH = 15.0  # seconds of steps; where they are slow, two have to do
 
 
 def rehearse(recipe: Recipe, job: Job, examples: Sequence[Example], validation: Sequence[Example]) -> Measured:
@@ -83,7 +84,7 @@ def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: lis
     """Rates from seconds: the first step's are left out, in which libraries set themselves up, where there are more."""
     work = [
         sum(job.work.training(b) for b in batches([length(_example(e)) for e in step], job.tokens_per_batch))
-        for step in steps
+        for step in steps[: len(seen["whole"])]
     ]
     from_step = 1 if len(work) > 1 else 0
     inside, whole = sum(seen["inside"][from_step:]), sum(seen["whole"][from_step:])
@@ -93,7 +94,8 @@ def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: lis
         compute=compute,
         forward=forward / seen["validated"] if asked else compute,
         step=max(whole - inside, 0.0) / (len(work) - from_step),
-        **{name: seen[name] for name in ("base", "load", "taken", "held", "growth", "validation")},
+        steps=len(work),
+        **{name: seen[name] for name in ("base", "load", "peak", "natural", "validation")},
     )
 
 
@@ -126,6 +128,7 @@ def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example])
     watch = _Watch(trainer, device)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
+    environment.forget_peak()  # of loading
     with models.quiet_libraries():
         trainer.train()
     environment.give_back_memory()
@@ -133,20 +136,14 @@ def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example])
     started = time.perf_counter()
     if validation:
         trainer.evaluate()
-    later = watch.before[1:]  # before the first step there is no optimizer state yet
     return {
-        "taken": max(peak - before for peak, before in zip(watch.peaks, watch.before, strict=True)),
-        "held": _held(device),
-        "growth": max(0, later[-1] - later[0]) // (len(later) - 1) if len(later) > 1 else 0,
+        "peak": max(watch.peaks),
+        "natural": trainer.heap.natural or max(watch.peaks),
         "validation": peak_memory(device),
         "inside": watch.inside,
         "whole": watch.whole,
         "validated": time.perf_counter() - started,
     }
-
-
-def _held(device: torch.device) -> int:
-    return int(torch.cuda.memory_allocated()) if device.type == "cuda" else environment.resident()
 
 
 class _Rehearsal(ResidencyTrainer):
@@ -162,24 +159,17 @@ class _Rehearsal(ResidencyTrainer):
 
 
 class _Watch(TrainerCallback):
-    """Each step's seconds, whole and inside forward and backward; bytes held before it, and its peak."""
+    """Each step's seconds, whole and inside forward and backward, and its peak in bytes; enough is enough."""
 
     def __init__(self, trainer: ResidencyTrainer, device: torch.device) -> None:
         self.trainer, self.device = trainer, device
         self.inside: list[float] = []
         self.whole: list[float] = []
-        self.before: list[int] = []
         self.peaks: list[int] = []
         self.started, self.spent = 0.0, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Look at the clock and the process."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            environment.give_back_memory(collect=False)
-            environment.forget_peak()
-        self.before.append(_held(self.device))
+        """Look at the clock."""
         self.started, self.spent = time.perf_counter(), self.trainer.counts.step_seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -187,6 +177,8 @@ class _Watch(TrainerCallback):
         self.whole.append(time.perf_counter() - self.started)
         self.inside.append(self.trainer.counts.step_seconds - self.spent)
         self.peaks.append(peak_memory(self.device))
+        if len(self.whole) > 1 and sum(self.whole) > ENOUGH:
+            control.should_training_stop = True
 
 
 def _arguments(recipe: Recipe, folder: str, setup: Setup) -> Any:
