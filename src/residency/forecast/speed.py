@@ -19,12 +19,13 @@ TOUCHED = 2  # an optimizer step reads and writes each of its bytes
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine gets done in training: FLOP/s, bytes/s, seconds to start a kernel, fixed seconds a step."""
+    """What a machine gets done in training: FLOP/s, bytes/s, seconds to start a kernel, a step, and the run."""
 
     compute: float
     bandwidth: float = float("inf")
     launch: float = 0.0
     step: float = 0.0
+    start: float = 0.0
     forward: float = 0.0  # FLOP/s of a pass without gradients; `compute` where it is 0
 
 
@@ -57,7 +58,7 @@ def times(job: Job, rates: Rates, devices: int = 1) -> Times:
     validating = _shared([_micro(job, batch, rates, backward=False) for batch in job.validation_batches], devices)
     whole, rest = divmod(job.steps, len(per_step))
     training = whole * sum(per_step) + sum(per_step[:rest])
-    return Times(training / max(job.steps, 1), training, validating * job.validations)
+    return Times(training / max(job.steps, 1), training + rates.start, validating * job.validations)
 
 
 def energy_and_cost(seconds: float, watts: float, price: float | None, electricity: float) -> tuple[float, float]:

@@ -31,7 +31,7 @@ class Measured:
     """What a rehearsal saw.
 
     How many steps. Bytes: held before the model; most while it loads; most in a step; what the heap takes for a step
-    when it has no fragments; most while validating. FLOP/s; seconds of a step beside its batches.
+    when it has no fragments; most while validating. FLOP/s; seconds of a step beside its batches, and of the start.
     """
 
     steps: int
@@ -43,6 +43,7 @@ class Measured:
     compute: float
     forward: float
     step: float
+    start: float
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
 
 def rates_measured(seen: Measured) -> Rates:
     """What this machine got done in a rehearsal."""
-    return Rates(compute=seen.compute, step=seen.step, forward=seen.forward)
+    return Rates(compute=seen.compute, step=seen.step, start=seen.start, forward=seen.forward)
 
 
 def rates_here(job: Job, device: torch.device) -> Rates:

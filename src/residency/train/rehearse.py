@@ -34,8 +34,8 @@ from residency.train.trainer import ResidencyTrainer
 from residency.workspace import Run
 
 BATCHES = 12  # micro-batches of a rehearsed step, at most
-STEPS = 8  # the one with the largest micro-batch, then steps as they come
-ENOUGH = 15.0  # seconds of steps; where they are slow, two have to do
+STEPS = 10  # the one with the largest micro-batch, then steps as they come
+ENOUGH = 30.0  # seconds of steps; where they are slow, two have to do
 
 
 def rehearse(recipe: Recipe, job: Job, examples: Sequence[Example], validation: Sequence[Example]) -> Measured:
@@ -81,7 +81,7 @@ def chosen(job: Job, examples: Sequence[Example]) -> list[list[Example]]:
 
 
 def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: list[Any]) -> Measured:
-    """Rates from seconds: the first step's are left out, in which libraries set themselves up, where there are more."""
+    """Rates from seconds: what the first step took longer, in which libraries set themselves up, comes once in a run."""
     work = [
         sum(job.work.training(b) for b in batches([length(_example(e)) for e in step], job.tokens_per_batch))
         for step in steps[: len(seen["whole"])]
@@ -89,11 +89,13 @@ def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: lis
     from_step = 1 if len(work) > 1 else 0
     inside, whole = sum(seen["inside"][from_step:]), sum(seen["whole"][from_step:])
     compute = sum(work[from_step:]) / max(inside, 1e-9)
+    start = max(seen["inside"][0] - work[0] / compute, 0.0) if from_step else 0.0
     forward = sum(job.work.forward(b) for b in batches([length(_example(e)) for e in asked], 2 * job.tokens_per_batch))
     return Measured(
         compute=compute,
         forward=forward / seen["validated"] if asked else compute,
         step=max(whole - inside, 0.0) / (len(work) - from_step),
+        start=start,
         steps=len(work),
         **{name: seen[name] for name in ("base", "load", "peak", "natural", "validation")},
     )
