@@ -81,7 +81,7 @@ def chosen(job: Job, examples: Sequence[Example]) -> list[list[Example]]:
 
 
 def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: list[Any]) -> Measured:
-    """Rates from seconds: what the first step took longer, in which libraries set themselves up, comes once in a run."""
+    """Rates from seconds: what the first step takes longer, while libraries set themselves up, comes once in a run."""
     work = [
         sum(job.work.training(b) for b in batches([length(_example(e)) for e in step], job.tokens_per_batch))
         for step in steps[: len(seen["whole"])]
