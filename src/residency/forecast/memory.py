@@ -183,7 +183,8 @@ def forecast(
 ) -> Memory:
     """Memory of a run from the counts of its model and the traces of its largest micro-batches.
 
-    `base`: what the process holds before a model is loaded. `fragments`: what the allocator holds over what is alive in a step.
+    `base`: what the process holds before a model is loaded. `fragments`: what the allocator holds over what is alive in
+    a step.
     """
     spread, passing = fragments or FRAGMENTS[device], FRAGMENTS_OF_A_PASS[device]
     start = base if device == "cpu" else CONTEXT
