@@ -1,7 +1,8 @@
 """What each training method reaches on the same 1,500 rows of MedQuAD, and what it takes: one table and one picture.
 
-    python benchmarks/methods.py --medquad PATH/medquad.parquet          trains every method; goes on where it was
-    python benchmarks/methods.py --medquad PATH/medquad.parquet --time   and times 8 steps of each: let nothing else run
+    python benchmarks/methods.py --medquad PATH/medquad.parquet     trains every method; goes on where it was
+
+Let nothing else run: its minutes are part of the table.
 
 Negative log-likelihoods are of the held-out answers, in float32, with a paired 95% interval of the difference to the
 base model. Prints a Markdown table with machine, versions and date, and writes `methods.png` beside the runs.
@@ -36,14 +37,12 @@ METHODS: dict[str, tuple[str, ...]] = {
     "prompt tuning, 20 tokens": ("method=prompt-tuning", "learning_rate=2e-2"),
 }
 COMMON = ("rows=1500", "max_length=256", "epochs=1", "examples_per_step=16", "learning_rate=2e-3", "evaluate_every=11")
-TIMED_STEPS = 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--medquad", type=Path, required=True, help="the data set's Parquet file")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="only these")
-    parser.add_argument("--time", action="store_true", help="time some steps of each, instead of training to the end")
     parser.add_argument("--table", action="store_true", help="only make the table of what is there")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="where the runs are put")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)  # one finished run, in a process of its own
@@ -56,7 +55,7 @@ def main() -> None:
         if not (prepared / "data" / "report.json").is_file():
             residency("prepare", arguments.medquad, prepared, ())
         for name in arguments.methods:
-            learn(name, arguments, prepared, timed=arguments.time)
+            learn(name, arguments, prepared)
     table(arguments.out, arguments.methods)
 
 
@@ -71,15 +70,14 @@ def residency(command: str, medquad: Path, folder: Path, train: tuple[str, ...])
     subprocess.run([sys.executable, "-m", "residency", command, recipe, "--out", str(folder), *flags], check=True)
 
 
-def learn(name: str, arguments: Any, prepared: Path, *, timed: bool) -> None:
-    """One method from the prepared data to its scores, or some steps of it; what is there already stays."""
-    folder = folder_of(arguments.out, name) / ("timed" if timed else "learnt")
+def learn(name: str, arguments: Any, prepared: Path) -> None:
+    """One method from the prepared data to its scores; what is there already stays."""
+    folder = folder_of(arguments.out, name)
     if not (folder / "train.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(prepared, folder)
-        extra = (f"max_steps={TIMED_STEPS}", f"evaluate_every={TIMED_STEPS}") if timed else ()
-        residency("train", arguments.medquad, folder, (*METHODS[name], *extra))
-    if not timed and not (folder / "score.json").is_file():
+        residency("train", arguments.medquad, folder, METHODS[name])
+    if not (folder / "score.json").is_file():
         command = [sys.executable, __file__, "--medquad", str(arguments.medquad), "--out", str(arguments.out)]
         subprocess.run([*command, "--score", str(folder)], check=True)
 
@@ -116,7 +114,7 @@ def table(out: Path, names: list[str]) -> None:
     draws, weights = statistics.resample(len(base), 2000), [float(tokens) for _, tokens in base]
     print(
         "| method | learnt weights | learning rate | answer NLL, nats a token | less than the base, 95% interval "
-        "| s a step | 44 steps, min | peak memory, GiB |"
+        "| tokens a second | training, min | peak memory, GiB |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -125,27 +123,20 @@ def table(out: Path, names: list[str]) -> None:
     print(f"| the base model | | | {mean:.3f} | | | | |")
     for name in names:
         folder = folder_of(out, name)
-        if not (folder / "learnt" / "score.json").is_file():
+        if not (folder / "score.json").is_file():
             continue
-        learnt = json.loads((folder / "learnt" / "train.json").read_text("utf-8"))
-        environment = learnt["environment"]
-        tuned = json.loads((folder / "learnt" / "score.json").read_text("utf-8"))
+        train = json.loads((folder / "train.json").read_text("utf-8"))
+        environment = train["environment"]
+        tuned = json.loads((folder / "score.json").read_text("utf-8"))
         per_token = [[nll / tokens for nll, tokens in system] for system in (tuned, base)]
         gain = statistics.difference(per_token[0], per_token[1], draws, weights)
         rate = next((part[14:] for part in METHODS[name] if part.startswith("learning_rate=")), "2e-3")
-        seconds, minutes, peak = "", "", learnt["peak_memory_bytes"]
-        if (folder / "timed" / "train.json").is_file():
-            timed = json.loads((folder / "timed" / "train.json").read_text("utf-8"))
-            a_token = 1 / timed["tokens_per_second"]
-            whole = a_token * learnt["total_tokens"]
-            peak = timed["peak_memory_bytes"]
-            seconds, minutes = f"{whole / learnt['steps']:.1f}", f"{whole / 60:.1f}"
         print(
-            f"| {name} | {learnt['summary']['trainable']:,} | {rate} | {mean + gain.mean:.3f} "
-            f"| {gain.mean:.3f} ({gain.low:.3f} to {gain.high:.3f}) | {seconds} | {minutes} "
-            f"| {peak / 2**30:.2f} |"
+            f"| {name} | {train['summary']['trainable']:,} | {rate} | {mean + gain.mean:.3f} "
+            f"| {gain.mean:.3f} ({gain.low:.3f} to {gain.high:.3f}) | {train['tokens_per_second']:.0f} "
+            f"| {train['seconds'] / 60:.1f} | {train['peak_memory_bytes'] / 2**30:.2f} |"
         )
-        rows = [json.loads(line) for line in (folder / "learnt" / "metrics.jsonl").read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
         curves[name] = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
     print(f"\n{environment['machine']}; torch {environment['torch']}, transformers {environment['transformers']}; ")
     print(f"{datetime.date.today()}; {len(base)} held-out answers, {int(sum(weights)):,} tokens.")
