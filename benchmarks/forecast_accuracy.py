@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--no-time", action="store_true", help="leave out the columns of time")
     arguments = parser.parse_args()
     chosen = [setting for setting in SETTINGS if arguments.only in setting.name]
+    if not chosen:
+        parser.error(f"--only {arguments.only}: no setting's name holds it")
     memory, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:
         for setting in chosen:

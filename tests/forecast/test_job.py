@@ -86,6 +86,9 @@ def test_time_is_work_over_speed(job: Job) -> None:
 
 def test_a_faster_machine_and_a_second_device_never_take_longer(job: Job) -> None:
     slow = times(job, Rates(compute=1e9, bandwidth=1e9, launch=1e-6, step=0.1))
+    late = times(job, Rates(1e9, 1e9, 1e-6, 0.1, start=7.0))
+    assert late.step == slow.step
+    assert late.total == pytest.approx(slow.total + 7.0)  # once, however many steps
     for better in (Rates(2e9, 1e9, 1e-6, 0.1), Rates(1e9, 2e9, 1e-6, 0.1), Rates(1e9, 1e9, 0, 0.1)):
         assert times(job, better).total <= slow.total
     assert times(job, Rates(1e9, 1e9, 1e-6, 0.1), devices=2).total < slow.total

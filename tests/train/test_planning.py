@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from residency import models
+from residency import environment, models
 from residency.forecast.memory import count
 from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
-from residency.train.planning import job_of
+from residency.train.planning import Measured, job_of, memory_measured
 from residency.train.setup import build_model, setup_of
 
 EXAMPLES = [Example(tuple(range(30 + place)), 20) for place in range(20)]
@@ -64,3 +66,26 @@ def test_packed_weights_are_as_many_bytes_as_bitsandbytes_takes(small_recipe: di
     model = build_model(recipe, setup, Silent())
     held = sum(p.numel() * p.element_size() for p in model.parameters())
     assert counted == pytest.approx(held, rel=0.05)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_run_takes_no_less_than_its_rehearsal_and_a_long_one_fills_its_heap(
+    small_recipe: dict[str, Any], device: str
+) -> None:
+    recipe, gib = recipe_with(small_recipe, {"method": "lora"}), 2**30
+    job = job_of(recipe, setup_of(recipe, len(EXAMPLES)), EXAMPLES, [])
+    job = replace(job, counts=replace(job.counts, weights=gib))  # so that they weigh in a step
+    seen = Measured(job.steps, gib, 3 * gib, int(2.9 * gib), gib, compute=1e9, forward=1e9, step=0, start=0)
+    before = gib if device == "cpu" else 0
+    own = [
+        memory_measured(job, torch.device(device), replace(seen, steps=steps)).phases["training step"].held
+        for steps in (job.steps, job.steps - 1)
+    ]
+    base = memory_measured(job, torch.device(device), seen).phases["load"].held - job.counts.weights
+    short, long = (held - base + before for held in own)
+    fixed = job.counts.weights + job.counts.gradients + job.counts.optimizer
+    if device == "cpu":
+        assert short == pytest.approx(seen.peak, rel=0.02)
+        assert long == pytest.approx(environment.Heap.GROWN * seen.natural, rel=0.02)
+    else:
+        assert short == long == pytest.approx(fixed + 1.1 * (seen.peak - fixed), rel=0.01)

@@ -12,11 +12,10 @@ import torch
 from residency.forecast.trace import Batch, Trace
 
 FLOAT32, BFLOAT16 = 4, 2
-PACKED = (
-    0.5 + (1 + 4 / 256) / 64
-)  # bytes of a weight in NF4: a scale for each 64, a scale for each 256 of those (arXiv:2305.14314)
+# Bytes of a weight in NF4: half a byte, a scale for each 64, a scale for each 256 of those (arXiv:2305.14314).
+PACKED = 0.5 + (1 + 4 / 256) / 64
 # What an allocator holds over what is alive, after steps with micro-batches of ever other sizes and in passes that keep
-# nothing: glibc keeps fragments between the blocks (measured by benchmarks/forecast_accuracy.py: 1.3 to 3.4 times, and
+# nothing: glibc keeps fragments between the blocks (measured by benchmarks/forecast_accuracy.py: 1.3 to 5.6 times, and
 # 2.4 in the middle); a GPU's caching allocator rounds and splits its segments.
 FRAGMENTS = {"cpu": 2.3, "cuda": 1.1, "mps": 1.1}
 FRAGMENTS_OF_A_PASS = {"cpu": 1.6, "cuda": 1.1, "mps": 1.1}

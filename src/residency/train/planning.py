@@ -30,13 +30,12 @@ VARIES = 1.1  # what some step of a run takes on a GPU, over the most that a few
 class Measured:
     """What a rehearsal saw.
 
-    How many steps. Bytes: held before the model; most while it loads; most in a step; what the heap takes for a step
-    when it has no fragments; most while validating. FLOP/s; seconds of a step beside its batches, and of the start.
+    How many steps. Bytes: held before the model; most in a step; what the heap takes for a step when it has no
+    fragments, on a CPU; most while validating. FLOP/s; seconds of a step beside its batches, and of the start.
     """
 
     steps: int
     base: int
-    load: int
     peak: int
     natural: int
     validation: int
@@ -185,10 +184,12 @@ def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
     counts, base = job.counts, environment.resident() if device.type == "cpu" else CONTEXT
     fixed = counts.weights + counts.gradients + counts.optimizer
     before = seen.base if device.type == "cpu" else 0  # a GPU counts the tensors alone
-    step = VARIES * seen.peak
-    if device.type == "cpu":
-        step = max(seen.peak, environment.Heap.GROWN * seen.natural if job.steps > seen.steps else 0)
-    found = job.memory(device.type, base, max(1.0, (step - before - fixed) / job.largest[1].peak))
+    passing: float = seen.peak - before - fixed
+    if device.type != "cpu":
+        passing *= VARIES
+    elif job.steps > seen.steps:
+        passing = max(passing, environment.Heap.GROWN * seen.natural - before - fixed)
+    found = job.memory(device.type, base, max(1.0, passing / job.largest[1].peak))
     if "validation" not in found.phases:
         return found
     validating = Phase(base - before + seen.validation)

@@ -27,7 +27,7 @@ from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
 from residency.train.planning import Measured, length
-from residency.train.results import peak_memory
+from residency.train.results import forget_peak, peak_memory
 from residency.train.setup import Setup, arguments, build_model, setup_of
 from residency.train.steps import StepCollator
 from residency.train.trainer import ResidencyTrainer
@@ -97,7 +97,7 @@ def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: lis
         step=max(whole - inside, 0.0) / (len(work) - from_step),
         start=start,
         steps=len(work),
-        **{name: seen[name] for name in ("base", "load", "peak", "natural", "validation")},
+        **{name: seen[name] for name in ("base", "peak", "natural", "validation")},
     )
 
 
@@ -111,7 +111,6 @@ def main(given: Path, found: Path) -> None:
     base = environment.resident()
     setup = replace(setup_of(recipe, sum(map(len, steps))), steps=len(steps))
     model = build_model(recipe, setup, Silent())
-    load = environment.peak_memory()
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Rehearsal(
             steps,
@@ -123,24 +122,24 @@ def main(given: Path, found: Path) -> None:
             tokens_per_batch=setup.tokens_per_batch,
         )
         seen = _watch(trainer, setup.device, validation)
-    found.write_text(json.dumps({"base": base, "load": load, **seen}), "utf-8")
+    found.write_text(json.dumps({"base": base, **seen}), "utf-8")
 
 
 def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example]) -> dict[str, Any]:
     watch = _Watch(trainer, device)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    environment.forget_peak()  # of loading
+    forget_peak(device)  # of loading
     with models.quiet_libraries():
         trainer.train()
     environment.give_back_memory()
-    environment.forget_peak()
+    forget_peak(device)
     started = time.perf_counter()
     if validation:
         trainer.evaluate()
     return {
         "peak": max(watch.peaks),
-        "natural": trainer.heap.natural or max(watch.peaks),
+        "natural": trainer.heap.natural,
         "validation": peak_memory(device),
         "inside": watch.inside,
         "whole": watch.whole,

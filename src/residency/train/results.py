@@ -125,6 +125,14 @@ def _mfu(forecast: Forecast, counts: Counts, steps: int, setup: Setup) -> float:
     return forecast.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, at what is held now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        environment.forget_peak()
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: the most that the GPU has held, or on a CPU the largest resident size of this process so far."""
     return int(torch.cuda.max_memory_allocated()) if device.type == "cuda" else environment.peak_memory()
