@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"virtual", "models", "batches", "loss"}
+STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -32,13 +32,15 @@ ALLOWED = {
     "loss": {"batches"},
     "virtual": set(),
     "models": MIDDLE | {"virtual"},
-    "data": MIDDLE,
+    "endpoint": {"errors", "sections"},
+    "data": MIDDLE | {"endpoint"},
     "report": MIDDLE,
     "forecast": GROUND | {"batches"},
     "train": STAGE | {"forecast"},
     "evaluate": STAGE,
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
-    "cli": {"errors", "pipeline", "recipe", "tables", "terminal"},
+    "assessments": STAGE | {"data", "evaluate", "report", "pipeline"},
+    "cli": {"errors", "pipeline", "assessments", "recipe", "tables", "terminal"},
     "__main__": {"cli"},
     "__init__": {"errors", "recipe", "workspace", "pipeline"},
 }

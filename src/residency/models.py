@@ -26,7 +26,8 @@ from filelock import FileLock, Timeout
 from residency import virtual
 from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
-from residency.recipe import ModelSection
+from residency.prompts import Prompt
+from residency.recipe import ModelSection, Recipe
 from residency.workspace import replacing, sha256
 
 if TYPE_CHECKING:
@@ -101,6 +102,11 @@ def load_tokenizer(section: ModelSection, progress: Progress | None = None) -> P
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_prompt(recipe: Recipe, progress: Progress | None = None) -> Prompt:
+    """A recipe's way from a dialogue to tokens, with its base model's tokenizer."""
+    return Prompt.build(recipe.prompt, load_tokenizer(recipe.model, progress))
 
 
 def has_weights(section: ModelSection) -> bool:

@@ -6,13 +6,13 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from residency.changes import changes
-from residency.errors import Interrupted, UserError, listed
+from residency.errors import UserError, listed
+from residency.models import load_prompt
 from residency.progress import Progress, Silent
 from residency.recipe import Recipe
 from residency.workspace import Run, replacing
@@ -100,8 +100,8 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     if given is None and data.reusable(recipe, made):
         progress.say("Nothing has changed since this data was prepared: it is used again")
         return _prepared(made, progress)
-    prompt = _prompt(recipe, progress)
-    with _working(made, f"residency prepare RECIPE --out {folder}"):
+    prompt = load_prompt(recipe, progress)
+    with made.working(f"residency prepare RECIPE --out {folder}"):
         made.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
         data.prepare(recipe, made, prompt, progress, given, ask=_own_model(recipe, progress))
         made.seal()
@@ -140,7 +140,7 @@ def _planned(recipe: Recipe, folder: Path, scratch: Run, progress: Progress) -> 
     from residency import train as training
 
     try:
-        prompt = _prompt(recipe, progress)
+        prompt = load_prompt(recipe, progress)
     except UserError as error:
         given = training.assumed(recipe)
         return given, [f"No tokenizer ({error.found}): {training.described(given)} are assumed."]
@@ -177,13 +177,13 @@ def train(
     if resume:
         training.refuse_changed(recipe, opened)
     Run.create(folder, recipe)
-    with _working(opened, f"residency train RECIPE --resume --out {folder}"):
+    with opened.working(f"residency train RECIPE --resume --out {folder}"):
         done = training.finished(opened) if resume else None
         if done:
             progress.say("This training has come to its end: there is nothing to resume")
             opened.seal()
             return done
-        prompt = _prompt(recipe, progress)
+        prompt = load_prompt(recipe, progress)
         opened.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
         judge = _judge(recipe, opened, prompt)
         found = training.train(recipe, opened, prompt, progress, resume=resume, judge=judge, callbacks=callbacks)
@@ -199,8 +199,8 @@ def find_learning_rate(recipe: Recipe, folder: Path, progress: Progress | None =
     progress.stage("Learning rate")
     opened = Run.open(folder)
     _refuse_other_data(recipe, opened)
-    prompt = _prompt(recipe, progress)
-    with _working(opened, f"residency train RECIPE --find-lr --out {folder}"):
+    prompt = load_prompt(recipe, progress)
+    with opened.working(f"residency train RECIPE --find-lr --out {folder}"):
         found = training.find_learning_rate(recipe, opened, prompt, progress)
         opened.seal()
     return found
@@ -233,8 +233,8 @@ def evaluate(folder: Path, progress: Progress | None = None, overrides: tuple[st
     progress.stage("Evaluate")
     opened = Run.open(folder)
     recipe = opened.load_recipe(overrides)
-    prompt = _prompt(recipe, progress)
-    with _working(opened, f"residency evaluate {folder}"):
+    prompt = load_prompt(recipe, progress)
+    with opened.working(f"residency evaluate {folder}"):
         found = evaluation.evaluate(recipe, opened, prompt, progress)
         opened.seal()
     return found
@@ -247,7 +247,7 @@ def report(folder: Path, progress: Progress | None = None) -> Path:
     progress = progress or Silent()
     progress.stage("Report")
     opened = Run.open(folder)
-    with _working(opened, f"residency report {folder}"):
+    with opened.working(f"residency report {folder}"):
         page = reporting.report(opened)
         opened.seal()
     return page
@@ -271,13 +271,6 @@ def _prepared(made: Run, progress: Progress) -> dict[str, Any]:
     return found
 
 
-def _prompt(recipe: Recipe, progress: Progress) -> Prompt:
-    from residency.models import load_tokenizer
-    from residency.prompts import Prompt
-
-    return Prompt.build(recipe.prompt, load_tokenizer(recipe.model, progress))
-
-
 def _judge(recipe: Recipe, opened: Run, prompt: Prompt) -> Callable[[Any], dict[str, float]] | None:
     """Training may not ask a model for answers by itself: the evaluation lends it the means."""
     if recipe.train.best_by == "loss":
@@ -297,25 +290,13 @@ def _own_model(recipe: Recipe, progress: Progress) -> Callable[[list[str]], list
     return asker(recipe.model, PAIR_TOKENS * section.pairs, progress)
 
 
-@contextmanager
-def _working(opened: Run, again: str) -> Iterator[None]:
-    """Hold the run folder; a stage that the user stops says how to go on."""
-    with opened.locked():
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped; go on with `{again}`") from None
-        except Interrupted as stopped:
-            raise Interrupted(f"{stopped}; go on with `{again}`") from None
-
-
 def _fitted(recipe: Recipe, opened: Run, progress: Progress, *, resume: bool) -> Recipe:
     """The nearest recipe that fits; a run that goes on keeps what was found when it began."""
     from residency import train as training
 
     if resume:
         return training.as_fitted(recipe, opened.recipe)
-    found = training.fitted(recipe, opened, _prompt(recipe, progress))
+    found = training.fitted(recipe, opened, load_prompt(recipe, progress))
     if found != recipe:
         progress.say(f"Taken, since the recipe as it stands does not fit: {training.said(recipe, found)}")
     return found

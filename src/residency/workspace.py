@@ -20,7 +20,7 @@ from typing import Any, overload
 import numpy as np
 from filelock import FileLock, Timeout
 
-from residency.errors import UserError
+from residency.errors import Interrupted, UserError
 from residency.prompts import Before
 from residency.recipe import Recipe
 
@@ -204,6 +204,22 @@ class Run:
             raise UserError(
                 f"run folder {self.folder}: another residency process works in it", fix="wait, or use --out"
             ) from None
+
+    @contextmanager
+    def working(self, again: str) -> Iterator[None]:
+        """Hold the folder for a stage; where the user stops it, the error says to go on with the command `again`.
+
+        Raises:
+            UserError: another process holds it.
+            Interrupted: the user stopped the stage.
+        """
+        with self.locked():
+            try:
+                yield
+            except KeyboardInterrupt:
+                raise Interrupted(f"stopped; go on with `{again}`") from None
+            except Interrupted as stopped:
+                raise Interrupted(f"{stopped}; go on with `{again}`") from None
 
     def seal(self, **about: Any) -> None:
         """Write the manifest: every file of the run with size and sha256, and what else is to be said `about` it."""

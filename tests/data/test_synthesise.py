@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.data.synthesise import PROMPT, Replies, Synthesised, synthesise
-from residency.data.synthesise.endpoint import Endpoint
 from residency.data.synthesise.glossary import glossary
 from residency.data.synthesise.model import prompt
 from residency.data.synthesise.passages import Passage, documents
 from residency.data.synthesise.sections import sections
 from residency.data.synthesise.words import sentences, words
+from residency.endpoint import Endpoint
 from residency.errors import UserError
 from residency.recipe import Recipe
 from residency.sections import SynthesiseSection
@@ -631,7 +631,7 @@ def test_a_busy_server_is_asked_again_after_longer_waits(server: Server) -> None
 
 def test_the_tries_are_bounded_and_the_last_fault_is_told(server: Server) -> None:
     server.script = [(429, {}, '{"error": {"message": "quota is used up"}}')]
-    with pytest.raises(UserError, match=r"no reply after 3 tries \(HTTP 429: quota is used up\); .*at_once"):
+    with pytest.raises(UserError, match=r"no reply after 3 tries \(HTTP 429: quota is used up\); .*ask less at once"):
         patient(server, retries=2).ask(["?"])
     assert len(server.seen) == 3
 

@@ -10,11 +10,11 @@ import polars as pl
 
 from residency.data import duplicates
 from residency.data.synthesise import model, rules
-from residency.data.synthesise.endpoint import Endpoint
 from residency.data.synthesise.model import PROMPT, Ask, Tell
 from residency.data.synthesise.pairs import Pair, checked
 from residency.data.synthesise.passages import Document, documents
 from residency.data.synthesise.replies import Replies
+from residency.endpoint import Endpoint
 from residency.errors import UserError, listed
 from residency.progress import Silent
 from residency.sections import SynthesiseSection

@@ -39,7 +39,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model is asked, and how patiently. `timeout` is in seconds; `sleep` waits between tries."""
+    """Where a model is asked, and how patiently. `timeout` is in seconds; `setting` names what chose it, in errors."""
 
     address: str
     model: str
@@ -48,6 +48,7 @@ class Endpoint:
     temperature: float | None = None
     timeout: float = 60
     retries: int = 4
+    setting: str = "data.synthesise"
     sleep: Callable[[float], None] = time.sleep
 
     @classmethod
@@ -61,7 +62,7 @@ class Endpoint:
         return cls(
             section.endpoint,
             section.model,
-            _key(section.key_env) if section.key_env else None,
+            key(section.key_env, "data.synthesise.key_env") if section.key_env else None,
             section.key_env,
             section.temperature,
             section.timeout,
@@ -91,7 +92,7 @@ class Endpoint:
                 self.sleep(min(FIRST_WAIT * 2**tried if wait is None else wait, LONGEST_WAIT))
         raise UserError(
             f"{self._name}: no reply after {self.retries + 1} tries ({why})",
-            fix="try later, or lower data.synthesise.at_once",
+            fix="try later, or ask less at once",
         )
 
     def _post(self, prompt: str) -> bytes:
@@ -167,19 +168,22 @@ class Endpoint:
 
     @property
     def _name(self) -> str:
-        return f"data.synthesise.endpoint {self.address}"
+        return f"{self.setting}.endpoint {self.address}"
 
 
-def _key(variable: str) -> str:
-    key = os.environ.get(variable, "").strip()
-    if not key:
+def key(variable: str, setting: str) -> str:
+    """An endpoint's key from the environment; `setting` is what names the variable, for the error.
+
+    Raises:
+        UserError: the environment has no key, or one that can't be sent.
+    """
+    found = os.environ.get(variable, "").strip()
+    if not found:
         raise UserError(
-            f"data.synthesise.key_env: {variable} is not set in the environment",
+            f"{setting}: {variable} is not set in the environment",
             "the endpoint's key",
-            f"export {variable}=..., or set key_env: null for a server that needs none",
+            f"export {variable}=..., or set {setting}: null for a server that needs none",
         )
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(
-            f"data.synthesise.key_env: {variable} holds characters that no key has", "ASCII letters and signs"
-        )
-    return key
+    if not (found.isascii() and found.isprintable()):
+        raise UserError(f"{setting}: {variable} holds characters that no key has", "ASCII letters and signs")
+    return found

@@ -1,0 +1,10 @@
+"""The command `residency`: Typer commands, nothing else. Heavy imports happen inside the command that needs them.
+
+`app` holds what commands share; each of the other modules adds its commands to it, in the order of the help.
+"""
+
+from residency.cli import make as make  # isort: skip
+from residency.cli import judge as judge  # isort: skip
+from residency.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,45 @@
+"""Commands that say what a run is worth, and whether it is whole."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from residency.cli.app import Debug, Json, Overrides, RunFolder, app, session, show
+from residency.errors import UserError
+
+
+@app.command()
+def evaluate(run: RunFolder, overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Base against tuned on the held-out questions."""
+    with session(debug) as terminal:
+        from residency import pipeline
+
+        pipeline.evaluate(run, terminal, tuple(overrides or ()))
+        scores = json.loads((run / "evaluation" / "scores.json").read_text("utf-8"))
+        show(as_json, {"run": str(run), "evaluate": scores}, str(run / "evaluation"))
+
+
+@app.command()
+def report(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """One self-contained HTML page of what the run holds."""
+    with session(debug) as terminal:
+        from residency import pipeline
+
+        page = pipeline.report(run, terminal)
+        show(as_json, {"run": str(run), "report": str(page)}, str(page))
+
+
+@app.command()
+def verify(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
+    """Every file of a run against the manifest's hashes."""
+    with session(debug):
+        from residency import pipeline
+
+        faults = pipeline.verify(run)
+        if faults and not as_json:
+            raise UserError(f"run folder {run}: {faults[0]}" + (f" (and {len(faults) - 1} more)" if faults[1:] else ""))
+        show(as_json, {"run": str(run), "faults": faults}, f"{run}: every file is as the manifest says")
+        if faults:
+            raise typer.Exit(UserError.exit_code)
