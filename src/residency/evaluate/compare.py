@@ -56,6 +56,7 @@ class Exam:
             max_new_tokens=section.max_new_tokens,
             batch=section.batch,
             tell=lambda done, total: self.progress.step(task, done, total, "tokens"),
+            say=self.progress.say,
         )
 
 
@@ -302,4 +303,4 @@ def _write(run: Run, tests: list[Question], performances: dict[str, Performance]
 
 
 def _row(given: Answer) -> dict[str, Any]:
-    return asdict(given) | {"loop": score.loops(given.text)}
+    return {"text": given.text, "tokens": given.tokens, "stopped": given.stopped, "loop": score.loops(given.text)}
