@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -53,9 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def reply(self, prompt: str) -> str:
-        first, second = (
-            prompt.split(f"<answer_{name}>\n")[1].split(f"\n</answer_{name}>")[0] for name in ("A", "B")
-        )
+        first, second = (re.findall(rf"<answer_{name}>\n(.*)\n</answer_{name}>", prompt)[0] for name in "AB")
         said = "A" if len(first) > len(second) else "B"
         return json.dumps({"choices": [{"message": {"content": json.dumps({"why": "longer", "winner": said})}}]})
 
@@ -87,9 +86,9 @@ def answers(count: int = 10, more: str = "") -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def run(small_recipe: dict[str, Any], tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> Run:
     """A run folder that has been evaluated, as far as ranking looks at it."""
-    made = Run.create(tmp_path / "small", Recipe.parse(small_recipe))
+    made = Run.create(tmp_path / "small", Recipe.load(None))
     made.write_jsonl("evaluation/answers.jsonl", answers())
     return made
 
@@ -104,25 +103,29 @@ def systems(found: dict[str, Any]) -> list[str]:
     return [one["system"] for one in found["systems"]]
 
 
-def test_the_command_ranks_by_a_metric_and_prints_and_keeps_what_it_found(run: Run) -> None:
-    done = residency("rank", run.folder, "--metric", "chrf", "--resamples", "200")
+def votes_file(folder: Path, *winners: str) -> Path:
+    rows = [{"question": f"Question {n}?", "a": "tuned", "b": "base", "winner": one} for n, one in enumerate(winners)]
+    return write_jsonl(folder / "votes.jsonl", rows)
+
+
+def test_the_command_prints_and_keeps_what_it_found(run: Run, tmp_path: Path) -> None:
+    votes = votes_file(tmp_path, *"aaaaaaaabb")
+    done = residency("rank", run.folder, "--votes", votes, "--resamples", "200")
     assert done.returncode == 0, done.stderr
     assert "rank  system  rating" in done.stdout
-    assert "base against tuned: 2 won, 0 tied, 8 lost; 20% (0 to 50%)" in done.stdout
+    assert "tuned against base: 8 won, 0 tied, 2 lost; 80% (" in done.stdout
     kept = run.read_json("evaluation/ratings.json", "rank")
     assert systems(kept) == ["tuned", "base"]
-    assert kept["source"] == {"kind": "metric", "metric": "chrf", "margin": 1.0}
+    assert kept["source"] == {"kind": "votes", "file": str(votes)}
     assert kept["systems"][0]["rating"]["value"] == pytest.approx(1120.4, abs=0.1)  # 1000 + 200 log10(8 / 2)
     assert ElementTree.parse(run.folder / "evaluation" / "ratings.svg").getroot().tag.endswith("svg")
     assert run.verify() == []
 
 
-def test_the_command_gives_json_and_refuses_bad_votes_in_one_line(run: Run, tmp_path: Path) -> None:
-    votes = [{"question": f"Question {n}?", "a": "tuned", "b": "base", "winner": "a" if n else "tie"} for n in range(4)]
-    done = residency("rank", run.folder, "--votes", write_jsonl(tmp_path / "votes.jsonl", votes), "--json")
+def test_the_command_gives_json_and_refuses_a_bad_vote_in_one_line(run: Run, tmp_path: Path) -> None:
+    done = residency("rank", run.folder, "--votes", votes_file(tmp_path, "a", "tie"), "--resamples", "100", "--json")
     assert systems(json.loads(done.stdout)) == ["tuned", "base"]
-    votes[2]["winner"] = "c"
-    done = residency("rank", run.folder, "--votes", write_jsonl(tmp_path / "votes.jsonl", votes))
+    done = residency("rank", run.folder, "--votes", votes_file(tmp_path, "a", "tie", "c"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(f'residency: {tmp_path / "votes.jsonl"} line 3: winner is "c"')
 
@@ -177,10 +180,8 @@ def test_ctrl_c_says_how_to_go_on(run: Run, server: Server) -> None:
     assert len((run.folder / "evaluation" / "votes.jsonl").read_text("utf-8").splitlines()) == 4
 
 
-def test_several_runs_are_ranked_over_their_shared_questions(
-    run: Run, small_recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    other = Run.create(tmp_path / "other", Recipe.parse(small_recipe))
+def test_several_runs_are_ranked_over_their_shared_questions(run: Run, tmp_path: Path) -> None:
+    other = Run.create(tmp_path / "other", Recipe.load(None))
     other.write_jsonl("evaluation/answers.jsonl", answers(8, more=" In short, rest."))
     found = rank([run.folder, other.folder], Source(metric="rouge-l"), resamples=100, out=tmp_path / "ranked")
     assert systems(found) == ["small/tuned", "other/tuned", "base"]
@@ -189,14 +190,14 @@ def test_several_runs_are_ranked_over_their_shared_questions(
     assert not (run.folder / "evaluation" / "ratings.json").exists()
 
 
-def test_votes_in_a_run_folder_are_read_under_its_own_names(
-    run: Run, small_recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    other = Run.create(tmp_path / "other", Recipe.parse(small_recipe))
+def test_votes_in_a_run_folder_are_read_under_its_own_names(run: Run, tmp_path: Path) -> None:
+    other = Run.create(tmp_path / "other", Recipe.load(None))
     other.write_jsonl("evaluation/answers.jsonl", answers(more="!"))
     for made, vote in ((run, "a"), (other, "b")):
         votes = [{"question": f"Question {n}?", "a": "tuned", "b": "base", "vote": vote} for n in range(3)]
-        made.write_jsonl("evaluation/votes.jsonl", [*votes, {**votes[0], "a": "a former one"}, {**votes[0], "vote": "tie"}])
+        made.write_jsonl(
+            "evaluation/votes.jsonl", [*votes, {**votes[0], "a": "a former one"}, {**votes[0], "vote": "tie"}]
+        )
     found = rank([run.folder, other.folder], Source(), resamples=100)
     assert systems(found) == ["small/tuned", "base", "other/tuned"]
     assert found["votes_left_out"]["of_other_systems"] == 2
@@ -227,14 +228,13 @@ def test_what_can_not_be_ranked_is_one_clear_line(run: Run, source: Source, mess
         rank([run.folder], source, resamples=100)
 
 
-def test_the_report_shows_the_ranking(
-    small_recipe: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_report_shows_the_ranking(small_recipe: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "small"
     pipeline.prepare(Recipe.parse(small_recipe), folder)
     made = Run.open(folder)
     made.write_jsonl("evaluation/answers.jsonl", answers(30))
-    rank([folder], Source(metric="chrf"), resamples=200)
+    found = rank([folder], Source(metric="chrf"), resamples=200)
+    assert found["source"] == {"kind": "metric", "metric": "chrf", "margin": 1.0}
     page = pipeline.report(folder).read_text("utf-8")
     assert '<h2 id="ranking">Ranking</h2>' in page
     assert "tuned against base" in page

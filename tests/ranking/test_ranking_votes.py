@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import write_jsonl
-from residency.data.sources import read
 from residency.errors import UserError
 from residency.ranking import Vote, read_votes
 
@@ -23,7 +21,15 @@ def test_a_vote_is_read_however_its_choice_is_spelt(tmp_path: Path) -> None:
 
 
 def test_the_column_may_be_called_winner_and_a_system_by_its_long_name(tmp_path: Path) -> None:
-    row = {"question": "q", "a": "run/tuned", "b": "base", "winner": "a", "why": "clearer", "voter": "ann", "time": "now"}
+    row = {
+        "question": "q",
+        "a": "run/tuned",
+        "b": "base",
+        "winner": "a",
+        "why": "clearer",
+        "voter": "ann",
+        "time": "now",
+    }
     found = read_votes(write_jsonl(tmp_path / "votes.jsonl", [row]), NAMES)
     assert found.votes == [Vote("q", "tuned", "base", "a", "ann")]
 

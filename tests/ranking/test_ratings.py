@@ -86,7 +86,7 @@ def test_the_baseball_season_of_1987_has_the_published_abilities(league: Ratings
 
 def test_the_intervals_of_the_season_are_as_wide_as_the_published_errors(league: Ratings) -> None:
     # The vignette gives Milwaukee over Baltimore a standard error of 0.3433.
-    spread = met(league, "Baltimore", "Milwaukee").difference
+    spread = met(league, "Milwaukee", "Baltimore").difference
     assert (spread.high - spread.low) / (2 * 1.96 * SCALE) == pytest.approx(0.3433, rel=0.2)
 
 
@@ -97,8 +97,8 @@ def test_a_rank_counts_only_the_teams_that_are_shown_to_be_better(league: Rating
 
 
 def test_expected_shares_are_those_of_elos_example() -> None:
-    # A player of 1613 meets 1609, 1477, 1388, 1586 and 1720 (https://en.wikipedia.org/wiki/Elo_rating_system, "Mathematical
-    # details", after Elo 1978): he is expected to score 0.51, 0.69, 0.79, 0.54 and 0.35.
+    # A player of 1613 meets 1609, 1477, 1388, 1586 and 1720 (https://en.wikipedia.org/wiki/Elo_rating_system,
+    # "Mathematical details", after Elo 1978): he is expected to score 0.51, 0.69, 0.79, 0.54 and 0.35.
     shares = [expected(1613 - other) for other in (1609, 1477, 1388, 1586, 1720)]
     assert [round(share, 2) for share in shares] == [0.51, 0.69, 0.79, 0.54, 0.35]
 
@@ -132,13 +132,13 @@ def test_known_strengths_are_found_again(seed: int) -> None:
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     truth = {"x": 1050.0, "y": 950.0}
     covered = 0
-    for seed in range(40):
+    for seed in range(25):
         spread = met(rate(simulated(truth, 80, seed), resamples=100, seed=seed), "x", "y").difference
         covered += spread.low <= 100 <= spread.high
-    assert covered >= 34  # of 40; a 95% interval misses more than six about once in a hundred times
+    assert covered >= 21  # of 25; a 95% interval misses more than four about once in a hundred times
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     votes=st.lists(
         st.tuples(

@@ -13,14 +13,20 @@ def spread(value: float, low: float, high: float) -> dict[str, float]:
 
 
 def ratings(share: dict[str, float], **changes: Any) -> dict[str, Any]:
-    """What ratings.json holds of base and tuned, whose share of the votes is base's."""
+    """What ratings.json holds of tuned and base, whose share of the votes is tuned's."""
     systems = [
-        {"system": name, "rank": 1, "rating": spread(at, at - 20, at + 20), "elo": spread(at, at - 9, at + 9), "votes": 9}
+        {
+            "system": name,
+            "rank": 1,
+            "rating": spread(at, at - 20, at + 20),
+            "elo": spread(at, at - 9, at + 9),
+            "votes": 9,
+        }
         for name, at in (("tuned", 1060.0), ("base", 940.0))
     ]
     pair = {
-        **{"a": "base", "b": "tuned", "wins": 2, "losses": 6, "ties": 1, "both_bad": 1, "share": share},
-        **{"foreseen": 0.3, "difference": spread(-120, -180, -40)},
+        **{"a": "tuned", "b": "base", "wins": 6, "losses": 2, "ties": 1, "both_bad": 1, "share": share},
+        **{"foreseen": 0.7, "difference": spread(120, 40, 180)},
     }
     source = {"kind": "votes", "file": "votes.jsonl"}
     left = {"undecided": 2, "of_other_systems": 0}
@@ -33,9 +39,9 @@ def ratings(share: dict[str, float], **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("share", "kind", "says"),
     [
-        ((0.3, 0.1, 0.45), "good", "preferred to the base model's in 70% of the votes (95% interval 55 to 90%)"),
-        ((0.6, 0.4, 0.8), "open", "No preference between base and tuned is shown: tuned has 40% of the votes"),
-        ((0.8, 0.6, 0.9), "bad", "in only 20% of the votes"),
+        ((0.7, 0.55, 0.9), "good", "preferred to the base model's in 70% of the votes (95% interval 55 to 90%)"),
+        ((0.4, 0.2, 0.6), "open", "No preference between base and tuned is shown: tuned has 40% of the votes"),
+        ((0.2, 0.1, 0.4), "bad", "in only 20% of the votes"),
     ],
 )
 def test_the_verdict_speaks_of_tuned_and_goes_by_the_interval(
@@ -51,9 +57,22 @@ def test_there_is_no_verdict_where_base_and_tuned_never_met() -> None:
     assert ranked.verdict(ratings(spread(0.5, 0.4, 0.6), pairs=[])) is None
 
 
-def test_a_pair_is_shown_from_the_side_of_the_better_one() -> None:
-    (row,) = ranked.pairs(ratings(spread(0.3, 0.1, 0.45)))
-    assert (row["systems"], row["wins"], row["losses"], row["ties"]) == ("tuned against base", "6", "2", "1 (1 both bad)")
+def test_the_verdict_is_the_same_where_base_is_rated_higher() -> None:
+    pair = {"a": "base", "b": "tuned", "share": spread(0.8, 0.6, 0.9)}
+    found = ranked.verdict(ratings(spread(0.5, 0.4, 0.6), pairs=[pair]))
+    assert found is not None
+    assert found[0] == "bad"
+    assert "in only 20% of the votes (95% interval 10 to 40%)" in found[1]
+
+
+def test_a_pair_is_shown_with_all_its_numbers() -> None:
+    (row,) = ranked.pairs(ratings(spread(0.7, 0.55, 0.9)))
+    assert (row["systems"], row["wins"], row["losses"], row["ties"]) == (
+        "tuned against base",
+        "6",
+        "2",
+        "1 (1 both bad)",
+    )
     assert (row["share"], row["interval"], row["foreseen"]) == ("70%", "55 to 90%", "70%")
     assert (row["difference"], row["difference_interval"], row["shown"]) == ("+120", "+40 to +180", "shown")
 

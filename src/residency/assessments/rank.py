@@ -47,7 +47,9 @@ class Source:
         if self.key_env and not self.judge:
             raise UserError("rank: --key-env names the key of a judge, and there is none", fix="add --judge URL#MODEL")
         if self.metric is not None and self.metric not in METRICS:
-            raise UserError(f"--metric {self.metric}: unknown", f"one of {listed(METRICS)}", nearest(self.metric, METRICS))
+            raise UserError(
+                f"--metric {self.metric}: unknown", f"one of {listed(METRICS)}", nearest(self.metric, METRICS)
+            )
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,13 @@ def rank(
         _say_answered(given, progress)
         cast = _cast(source, runs, given, home.path(within + VOTES), progress)
         _say_judged(cast, progress)
-        progress.say(f"{len(cast.votes):,} votes; {resamples:,} resamples of their questions")
-        found = ranking.rate(cast.votes, resamples=resamples, seed=seed)
+        progress.say(f"{len(cast.votes):,} votes")
+        found = ranking.rate(
+            cast.votes,
+            resamples=resamples,
+            seed=seed,
+            tell=lambda done, total: progress.step("Ratings of resampled questions", done, total),
+        )
         content = _content(found, cast, given, runs)
         home.write_json(within + RATINGS, content)
         home.write_text(within + PICTURE, _picture(content))
@@ -176,9 +183,9 @@ def _measured(source: Source, given: Answered, progress: Progress) -> _Cast:
         given.asked,
         given.systems,
         lambda answer, reference: overlap(answer, reference)[name.replace("-", "_")],
-        source.margin,
-        name,
-        lambda done, total: progress.step(f"Comparing by {name}", done, total, "questions"),
+        margin=source.margin,
+        voter=name,
+        tell=lambda done, total: progress.step(f"Comparing by {name}", done, total, "questions"),
     )
     return _Cast(votes, {"kind": "metric", "metric": name, "margin": source.margin})
 
@@ -200,8 +207,8 @@ def _say_judged(cast: _Cast, progress: Progress) -> None:
         return
     progress.say(
         f"{judged.pairs:,} pairs: {judged.agreed:,} judged alike both times, {judged.first + judged.second:,} by their "
-        f"place, {judged.wavered:,} a tie once, {judged.same:,} with the same answer twice, {judged.unread:,} unreadable; "
-        f"{judged.kept:,} had been judged before"
+        f"place, {judged.wavered:,} a tie once, {judged.same:,} with the same answer twice, {judged.unread:,} with a "
+        f"reply that can't be read; {judged.kept:,} had been judged before"
     )
     if judged.position_bias is not None:
         progress.say(f"Position bias: {100 * judged.position_bias:.0f}% of the pairs were judged by the place alone")

@@ -1,4 +1,4 @@
-"""Which system gives the better answers: pairwise votes of people, of a judge model or of a metric, and their ratings."""
+"""Which system gives the better answers: votes of people, of a judge model or of a metric, and their ratings."""
 
 from residency.ranking.judge import Judged, Judging, judge_votes
 from residency.ranking.metric import metric_votes

@@ -1,7 +1,7 @@
 """A model as judge: each pair of answers is shown twice, the places swapped, and only what it says both times counts.
 
-Judges prefer an answer for its place (Zheng et al. 2023, arXiv:2306.05685): a pair that is judged by the place is a tie,
-and how often that happens is told.
+Judges prefer an answer for its place (Zheng et al. 2023, arXiv:2306.05685): a pair that is judged by the place is a
+tie, and how often that happens is told.
 """
 
 from __future__ import annotations

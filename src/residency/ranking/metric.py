@@ -16,11 +16,12 @@ def metric_votes(
     asked: Sequence[Asked],
     systems: Sequence[str],
     value: Callable[[str, str], float],
+    *,
     margin: float = MARGIN,
     voter: str = "metric",
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Vote]:
-    """A vote for each pair of systems on each question; `value` scores an answer against a reference, more is better."""
+    """A vote for each pair of systems on each question; `value` scores an answer by its reference, more is better."""
     found = []
     for done, one in enumerate(asked, start=1):
         own = {name: value(one.answers[name], one.reference) for name in systems}

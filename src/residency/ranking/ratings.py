@@ -5,7 +5,7 @@ Both stand on the scale of Elo (1978): 400 points are odds of ten to one, and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -51,7 +51,7 @@ class Rating:
 
 @dataclass(frozen=True)
 class Meeting:
-    """Two systems that were compared or not: their votes, the share that a won, and a's rating less b's.
+    """Two systems, the higher rated first: their votes, the share that a won, and a's rating less b's.
 
     A tie is half a win for each; `both_bad` of the ties are of answers that were both bad. `foreseen` is the share that
     the ratings foresee. Without votes there is no `share`.
@@ -106,8 +106,14 @@ class _Table:
         return found
 
 
-def rate(votes: Sequence[Vote], *, resamples: int = RESAMPLES, seed: int = 0) -> Ratings:
-    """The ratings of all systems that have votes.
+def rate(
+    votes: Sequence[Vote],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Ratings:
+    """The ratings of all systems that have votes; `tell` is given how many resamples are done.
 
     "Both bad" is a tie; a vote that decided nothing is counted and left out. Neither the order of the votes nor which
     of two systems is called a changes anything.
@@ -130,13 +136,15 @@ def rate(votes: Sequence[Vote], *, resamples: int = RESAMPLES, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(by_question), np.full(len(by_question), 1 / len(by_question)), size=resamples)
     drawn = np.tensordot(counts, by_question, axes=1)
-    terry = np.array([_bradley_terry(one, met) for one in drawn])
-    elos = np.array([_elo(table, _drawn(table, one, rng)) for one in counts])
+    terry, elos = np.zeros((2, resamples, len(table.names)))
+    for place, (count, own) in enumerate(zip(counts, drawn, strict=True)):
+        terry[place] = _bradley_terry(own, met)
+        elos[place] = _elo(table, _drawn(table, count, rng))
+        tell(place + 1, resamples)
     elo = np.mean([_elo(table, rng.permutation(len(decided))) for _ in range(ORDERS)], axis=0)
     rating = _bradley_terry(wins, met)
-    pairs = [
-        _meeting(table, i, j, wins, drawn, (rating, terry)) for i, j in combinations(range(len(table.names)), 2)
-    ]
+    best_first = sorted(range(len(table.names)), key=lambda i: (-rating[i], i))
+    pairs = [_meeting(table, pair, (wins, drawn), (rating, terry)) for pair in combinations(best_first, 2)]
     systems = _systems(table, pairs, [_spreads(rating, terry), _spreads(elo, elos)])
     return Ratings(
         systems=systems,
@@ -268,11 +276,13 @@ def _spreads(values: Array, drawn: Array) -> list[Spread]:
     return [_spread(value, own) for value, own in zip(values, drawn.T, strict=True)]
 
 
-def _meeting(table: _Table, i: int, j: int, wins: Array, drawn: Array, ratings: tuple[Array, Array]) -> Meeting:
-    here = (table.a == i) & (table.b == j)
-    rating, resampled = ratings
+def _meeting(table: _Table, pair: tuple[int, int], won: tuple[Array, Array], rated: tuple[Array, Array]) -> Meeting:
+    """What two systems did: `won` and `rated` hold wins and ratings, of all votes and of each resample."""
+    (i, j), (wins, drawn), (rating, resampled) = pair, won, rated
+    here, turned = (table.a == i) & (table.b == j), (table.a == j) & (table.b == i)
+    met = here | turned
     share = None
-    if here.any():
+    if met.any():
         together = drawn[:, i, j] + drawn[:, j, i]
         shares = np.divide(drawn[:, i, j], together, out=np.full(len(drawn), np.nan), where=together > 0)
         share = _spread(wins[i, j] / (wins[i, j] + wins[j, i]), shares)
@@ -280,10 +290,10 @@ def _meeting(table: _Table, i: int, j: int, wins: Array, drawn: Array, ratings: 
     return Meeting(
         a=table.names[i],
         b=table.names[j],
-        wins=int((here & (table.winner == 1)).sum()),
-        losses=int((here & (table.winner == 2)).sum()),
-        ties=int((here & (table.winner == 0)).sum()),
-        both_bad=int((here & table.both_bad).sum()),
+        wins=int((here & (table.winner == 1)).sum() + (turned & (table.winner == 2)).sum()),
+        losses=int((here & (table.winner == 2)).sum() + (turned & (table.winner == 1)).sum()),
+        ties=int((met & (table.winner == 0)).sum()),
+        both_bad=int((met & table.both_bad).sum()),
         share=share,
         foreseen=expected(difference.value),
         difference=difference,

@@ -101,7 +101,9 @@ def _winner(row: dict[str, Any], where: str) -> str:
         raise UserError(f"{where}: has no vote", f"vote, one of {listed(CHOICES)}")
     said = {"" if value is None else str(value).strip().lower().replace("_", " ") for value in given.values()}
     if len(said) > 1:
-        raise UserError(f"{where}: vote is {given['vote']!r} and winner {given['winner']!r}", "one of them, or the same")
+        raise UserError(
+            f"{where}: vote is {given['vote']!r} and winner {given['winner']!r}", "one of them, or the same"
+        )
     choice = said.pop()
     if choice not in (*CHOICES, ""):
         key, value = next(iter(given.items()))

@@ -68,7 +68,10 @@ def ratings(systems: Sequence[str], rated: dict[str, list[dict[str, float]]]) ->
         for (name, own), colour, shift in zip(rated.items(), (TUNED, BASE), (-0.12, 0.12), strict=True):
             values = [one["value"] for one in own]
             # A mean over orders of votes may lie a hair outside the interval of single ones.
-            reach = [[max(one["value"] - one["low"], 0) for one in own], [max(one["high"] - one["value"], 0) for one in own]]
+            reach = [
+                [max(one["value"] - one["low"], 0) for one in own],
+                [max(one["high"] - one["value"], 0) for one in own],
+            ]
             places = [place + shift for place in range(len(systems))]
             axes.errorbar(values, places, xerr=reach, color=colour, fmt="o", markersize=5, elinewidth=1.8, label=name)
         axes.set_yticks(range(len(systems)), labels=systems)

@@ -49,7 +49,7 @@ def systems(ratings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def pairs(ratings: dict[str, Any]) -> list[dict[str, str]]:
-    """A row for each two systems that met, the one that won more first, as texts."""
+    """A row for each two systems that met, the higher rated first, as texts."""
     return [_pair(one) for one in ratings["pairs"] if one["share"]]
 
 
@@ -78,18 +78,19 @@ def verdict(ratings: dict[str, Any]) -> tuple[str, str] | None:
     met = next((one for one in ratings["pairs"] if {one["a"], one["b"]} == {"base", "tuned"} and one["share"]), None)
     if met is None:
         return None
-    own = met if met["a"] == "tuned" else _turned(met)
-    share = f"{100 * own['share']['value']:.0f}% of the votes"
-    between = f"95% interval {100 * own['share']['low']:.0f} to {100 * own['share']['high']:.0f}%"
-    if own["share"]["low"] > 0.5:
+    value, *ends = (met["share"][key] for key in ("value", "low", "high"))
+    if met["b"] == "tuned":
+        value, ends = 1 - value, [1 - end for end in reversed(ends)]
+    share = f"{100 * value:.0f}% of the votes"
+    between = f"95% interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f}%"
+    if ends[0] > 0.5:
         return "good", f"The tuned model's answers are preferred to the base model's in {share} ({between})."
-    if own["share"]["high"] < 0.5:
+    if ends[1] < 0.5:
         return "bad", f"The tuned model's answers are preferred to the base model's in only {share} ({between})."
     return "open", f"No preference between base and tuned is shown: tuned has {share} ({between})."
 
 
-def _pair(one: dict[str, Any]) -> dict[str, str]:
-    own = one if one["difference"]["value"] >= 0 else _turned(one)
+def _pair(own: dict[str, Any]) -> dict[str, str]:
     return {
         "systems": f"{own['a']} against {own['b']}",
         "wins": f"{own['wins']:,}",
@@ -101,21 +102,6 @@ def _pair(one: dict[str, Any]) -> dict[str, str]:
         "difference": f"{own['difference']['value']:+.0f}",
         "difference_interval": f"{own['difference']['low']:+.0f} to {own['difference']['high']:+.0f}",
         "shown": "shown" if own["difference"]["low"] > 0 else "no difference shown",
-    }
-
-
-def _turned(one: dict[str, Any]) -> dict[str, Any]:
-    """The same meeting seen from the other side."""
-    share, difference = one["share"], one["difference"]
-    return {
-        **one,
-        "a": one["b"],
-        "b": one["a"],
-        "wins": one["losses"],
-        "losses": one["wins"],
-        "foreseen": 1 - one["foreseen"],
-        "share": {"value": 1 - share["value"], "low": 1 - share["high"], "high": 1 - share["low"]},
-        "difference": {"value": -difference["value"], "low": -difference["high"], "high": -difference["low"]},
     }
 
 
