@@ -208,7 +208,20 @@ def test_votes_on_other_questions_count_and_systems_without_votes_are_named(run:
     run.write_jsonl("evaluation/answers.jsonl", rows)
     votes = [{"question": "Elsewhere?", "a": "tuned", "b": "base", "vote": vote} for vote in ("a", "b", "a")]
     found = rank([run.folder], Source(votes=write_jsonl(tmp_path / "votes.jsonl", votes)), resamples=100)
-    assert (found["votes"], found["votes_on_other_questions"], found["without_votes"]) == (3, 3, ["shots"])
+    assert (found["votes"], found["without_votes"]) == (3, ["shots"])
+    assert found["votes_counted"] == {"on_other_questions": 3, "on_other_answers": 0}
+
+
+def test_votes_on_answers_that_a_run_no_longer_gives_are_left_out_or_told(run: Run, tmp_path: Path) -> None:
+    now = answers()[1]
+    vote = {"question": now["question"], "a": "tuned", "b": "base", "vote": "a", "answer_a": now["tuned"]["text"]}
+    rows = [{**vote, "answer_b": now["base"]["text"]}, {**vote, "answer_b": "What it said before"}, vote]
+    file = write_jsonl(tmp_path / "votes.jsonl", rows)
+    found = rank([run.folder], Source(votes=file), resamples=100)
+    assert (found["votes"], found["votes_counted"]["on_other_answers"]) == (3, 1)
+    run.write_jsonl("evaluation/votes.jsonl", rows)
+    found = rank([run.folder], Source(), resamples=100)
+    assert (found["votes"], found["votes_left_out"]["on_former_answers"]) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +231,7 @@ def test_votes_on_other_questions_count_and_systems_without_votes_are_named(run:
         (Source(metric="chrf", judge="http://a/v1#m"), "rank: --judge and --metric are given; expected one of them"),
         (Source(metric="crf"), 'expected one of rouge-l, chrf, bleu; did you mean "chrf"'),
         (Source(judge="http://a/v1"), "--judge http://a/v1; expected URL#MODEL"),
+        (Source(judge=""), "--judge; expected URL#MODEL"),
         (Source(judge="http://me:pw@a/v1#m"), "--judge an address with a user name; expected URL#MODEL"),
         (Source(judge="http://a/v1#m", key_env="NO_SUCH_KEY"), "NO_SUCH_KEY is not set.*export NO_SUCH_KEY=..."),
         (Source(metric="chrf", key_env="X"), "--key-env names the key of a judge"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -54,12 +54,13 @@ class Source:
 
 @dataclass(frozen=True)
 class _Cast:
-    """The votes, what they are to be told by, and what else is known of them."""
+    """The votes, what they are to be told by, which of them to mind, and which were left out."""
 
     votes: Sequence[Vote]
     about: dict[str, Any]
     judged: Judged | None = None
-    counts: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def rank(
@@ -85,7 +86,7 @@ def rank(
     progress.stage("Rank")
     source.check()
     runs = [Run.open(folder) for folder in folders]
-    home, within = (Run(out), "") if out else (runs[0], "evaluation/")
+    home, within = (_folder(out), "") if out else (runs[0], "evaluation/")
     with home.working(again):
         given = ranking.answered(runs)
         _say_answered(given, progress)
@@ -106,12 +107,20 @@ def rank(
     return content
 
 
+def _folder(out: Path) -> Run:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}", "a folder that can be written to") from None
+    return Run(out)
+
+
 def _cast(source: Source, runs: Sequence[Run], given: Answered, file: Path, progress: Progress) -> _Cast:
-    if source.judge:
+    if source.judge is not None:
         return _judged(source, given, file, progress)
-    if source.metric:
+    if source.metric is not None:
         return _measured(source, given, progress)
-    if source.votes:
+    if source.votes is not None:
         found = ranking.read_votes(source.votes, given.names)
         return _read(found.votes, {"kind": "votes", "file": str(source.votes)}, given)
     files = [run.folder / "evaluation" / VOTES for run in runs]
@@ -122,14 +131,17 @@ def _cast(source: Source, runs: Sequence[Run], given: Answered, file: Path, prog
         )
     read = [ranking.read_votes(path, {**given.names, **own}, others=True) for path, own in there]
     about = {"kind": "votes", "file": ", ".join(str(path) for path, _ in there)}
-    others = sum(one.others for one in read)
-    return _read([vote for one in read for vote in one.votes], about, given, others)
+    votes = [vote for one in read for vote in one.votes]
+    current = [vote for vote in votes if given.gave(vote)]
+    left = {"of_other_systems": sum(one.others for one in read), "on_former_answers": len(votes) - len(current)}
+    return replace(_read(current, about, given), left_out=left)
 
 
-def _read(votes: Sequence[Vote], about: dict[str, Any], given: Answered, others: int = 0) -> _Cast:
+def _read(votes: Sequence[Vote], about: dict[str, Any], given: Answered) -> _Cast:
     known = {asked.question for asked in given.asked}
     elsewhere = sum(vote.question not in known for vote in votes)
-    return _Cast(votes, about, counts={"of_other_systems": others, "on_other_questions": elsewhere})
+    other = sum(not given.gave(vote) for vote in votes)
+    return _Cast(votes, about, counted={"on_other_questions": elsewhere, "on_other_answers": other})
 
 
 def _judged(source: Source, given: Answered, file: Path, progress: Progress) -> _Cast:
@@ -198,10 +210,12 @@ def _say_answered(given: Answered, progress: Progress) -> None:
 
 
 def _say_judged(cast: _Cast, progress: Progress) -> None:
-    if elsewhere := cast.counts.get("on_other_questions"):
-        progress.say(f"{elsewhere:,} votes are on questions that are not among the answers; they count as well")
-    if others := cast.counts.get("of_other_systems"):
-        progress.say(f"{others:,} votes on other systems left out")
+    for what, count in cast.counted.items():
+        if count:
+            progress.say(f"{count:,} votes {what.replace('_', ' ')} than those of the runs; they count as well")
+    for what, count in cast.left_out.items():
+        if count:
+            progress.say(f"{count:,} votes {what.replace('_', ' ')} left out")
     judged = cast.judged
     if judged is None:
         return
@@ -226,8 +240,8 @@ def _content(found: ranking.Ratings, cast: _Cast, given: Answered, runs: Sequenc
         "judge": judged,
         "voters": dict(Counter(vote.voter or "not named" for vote in cast.votes).most_common()),
         "questions_left_out": {label: count for label, count in given.left_out.items() if count},
-        "votes_left_out": {"undecided": found.undecided, "of_other_systems": cast.counts.get("of_other_systems", 0)},
-        "votes_on_other_questions": cast.counts.get("on_other_questions", 0),
+        "votes_left_out": {"undecided": found.undecided, **cast.left_out},
+        "votes_counted": cast.counted,
         "without_votes": [name for name in given.systems if name not in rated],
     }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from residency.errors import UserError
+from residency.ranking.votes import Vote
 from residency.workspace import Run
 
 ANSWERS = "evaluation/answers.jsonl"
@@ -39,6 +40,11 @@ class Answered:
     left_out: dict[str, int] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     own: list[dict[str, str]] = field(default_factory=list)
+
+    def gave(self, vote: Vote) -> bool:
+        """Whether the systems gave the answers that a vote is on; where that can't be told, they did."""
+        here = [asked for asked in self.asked if asked.question == vote.question] if vote.answers else []
+        return not here or any((asked.answers[vote.a], asked.answers[vote.b]) == vote.answers for asked in here)
 
 
 Key = tuple[str, str, int]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ CHOICES = ("a", "b", "tie", "both bad")
 
 @dataclass(frozen=True)
 class Vote:
-    """One comparison of two systems; `winner` is one of CHOICES, or empty where nobody decided."""
+    """One comparison of two systems; `winner` is one of CHOICES, or empty where nobody decided.
+
+    `answers` are a's and b's, where they are known.
+    """
 
     question: str
     a: str
     b: str
     winner: str
     voter: str = ""
+    answers: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def read_votes(file: Path, names: Mapping[str, str], *, others: bool = False) ->
         vote = _vote(row, where)
         unknown = next((name for name in (vote.a, vote.b) if name not in names), None)
         if unknown is None:
-            vote = Vote(vote.question, names[vote.a], names[vote.b], vote.winner, vote.voter)
+            vote = replace(vote, a=names[vote.a], b=names[vote.b])
             _refuse_itself(vote, where)
             found.append(vote)
         elif others:
@@ -83,7 +87,9 @@ def _vote(row: Any, where: str) -> Vote:
     if not isinstance(row, dict):
         raise UserError(f"{where}: holds {type(row).__name__}", "an object with question, a, b and vote")
     question, a, b = (_text(row, key, where) for key in ("question", "a", "b"))
-    return Vote(question, a, b, _winner(row, where), str(row.get("voter") or ""))
+    one, other = row.get("answer_a"), row.get("answer_b")
+    answers = (one, other) if isinstance(one, str) and isinstance(other, str) else None
+    return Vote(question, a, b, _winner(row, where), str(row.get("voter") or ""), answers)
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
