@@ -40,7 +40,9 @@ ALLOWED = {
     "evaluate": STAGE,
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
     "assessments": STAGE | {"data", "evaluate", "report", "pipeline"},
-    "cli": {"errors", "pipeline", "assessments", "recipe", "tables", "terminal"},
+    "chat": STAGE,
+    "checkup": {"environment", "models"},
+    "cli": {"errors", "chat", "checkup", "pipeline", "assessments", "recipe", "tables", "terminal"},
     "__main__": {"cli"},
     "__init__": {"errors", "recipe", "workspace", "pipeline"},
 }
