@@ -36,7 +36,9 @@ class Speaker:
     decoding: GenerationConfig
     window: int  # tokens that a prompt and its answer may have together
 
-    def say(self, question: str, before: Before = NOTHING, max_new_tokens: int = 200, heard: Heard = str) -> Said:
+    def say(
+        self, question: str, before: Before = NOTHING, max_new_tokens: int = 200, heard: Heard = lambda text: None
+    ) -> Said:
         """The answer to a question; `heard` gets each piece of its text as it is there.
 
         An interruption by the keyboard ends the answer, not the program.
@@ -56,7 +58,7 @@ class Speaker:
                 )
             ended = "end" if pieces.ids and pieces.ids[-1] in self.prompt.stop_ids else "limit"
         except KeyboardInterrupt:
-            pieces.end()
+            pieces.end()  # type: ignore[no-untyped-call]
         new = pieces.ids[:-1] if ended == "end" else pieces.ids
         return Said(self.prompt.decode(new), len(new), ended)
 
@@ -104,7 +106,7 @@ class _Pieces(TextStreamer):
         if self._prompt_went_by:
             self.ids += value.reshape(-1).tolist()
         self._prompt_went_by = True
-        super().put(value)
+        super().put(value)  # type: ignore[no-untyped-call]
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         text = text if self._begun else text.lstrip()
