@@ -40,7 +40,8 @@ ALLOWED = {
     "evaluate": STAGE,
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
     "assessments": STAGE | {"data", "evaluate", "report", "pipeline"},
-    "cli": {"errors", "pipeline", "assessments", "recipe", "tables", "terminal"},
+    "export": STAGE,
+    "cli": {"errors", "export", "models", "pipeline", "assessments", "recipe", "tables", "terminal", "workspace"},
     "__main__": {"cli"},
     "__init__": {"errors", "recipe", "workspace", "pipeline"},
 }
