@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures, preferred
+from residency.report import faults, figures, preferred
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -91,6 +91,7 @@ def report(run: Run) -> Path:
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
         verdicts=_verdicts(content),
         preference=_preference(content),
+        faults=faults.section(run),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
