@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 import os
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +17,13 @@ from residency.evaluate.faults.rules import CATEGORIES, found
 
 MEDQUAD = Path(os.environ.get("RESIDENCY_MEDQUAD", "medquad.parquet"))  # the data set's file; not part of this
 MEASURED = 500
-PEOPLE = ("loop", "empty", "off topic", "refuses", "leaks the template", "wrong language", "unsafe", "copied")
+PEOPLE = ("loop", "empty", "refuses", "leaks the template", "wrong language", "unsafe", "copied")
 REFERENCE = (
     "Asthma is treated with inhaled medicines. A reliever inhaler opens the airways within minutes, and a preventer "
     "inhaler, used every day, calms the swelling. See a doctor if you need the reliever more than three times a week."
 )
-TRAINING = (
-    "What is eczema? It makes the skin dry and itchy; moisturisers help.",
-    "How is asthma diagnosed? By a breathing test, spirometry, and a history of wheezing.",
-    "What are the symptoms of gout? Sudden pain and swelling of a joint, often the big toe.",
-    "What causes migraine? Nobody knows for sure; it runs in families.",
-    "How is asthma treated? With inhalers that open the airways and calm the swelling.",
-    "What is the outlook for gout? Attacks pass in a week or two and may return.",
-)
+CLINIC = (resources.files("residency") / "assets" / "clinic.jsonl").read_text("utf-8")
+TRAINING = [f"{row['Description']} {row['Doctor']}" for row in map(json.loads, CLINIC.splitlines())]
 KNOWN = Known(
     boilerplate=("I hope this helps you a lot.",),
     marks=("### Question:", "### Answer:"),
@@ -223,7 +219,7 @@ def test_lengths_are_measured_by_the_reference_and_by_the_training_answers() -> 
     assert not faults("too short", "")  # that is empty
     assert not faults("too short", "Use an", stopped=False)  # that ran to the limit
     assert not faults("too short", REFERENCE)
-    long = " ".join(f"Word {n} of many." for n in range(40))
+    long = " ".join(f"Word {n} of many." for n in range(30))
     assert faults("too long", long, reference="By inhalers that open the airways.")
     assert not faults("too long", long)
     assert not faults("too long", "By inhalers, for most.", reference="Yes.")
@@ -319,7 +315,7 @@ def people() -> list[Case]:
 
 
 # The share of people's own answers in which a rule may find something; docs/faults.md has what was measured.
-MOST = {"copied": 0.05, "off topic": 0.03, "unsafe": 0.01}
+MOST = {"copied": 0.03}
 
 
 @pytest.mark.parametrize("category", PEOPLE)
@@ -328,10 +324,18 @@ def test_peoples_own_answers_raise_hardly_an_alarm(category: str, people: list[C
     assert alarms <= MOST.get(category, 0.005)
 
 
-def test_an_answer_of_another_question_is_mostly_off_topic(people: list[Case]) -> None:
-    pairs = zip(people, [*people[1:], people[0]], strict=True)
-    wrong = [Case(one.question, other.text, one.text, known=one.known) for one, other in pairs]
-    assert np.mean([bool(found(CATEGORIES["off topic"], case)) for case in wrong]) >= 0.5
+def test_half_of_a_reference_is_on_topic_beside_the_other_and_of_another_question_mostly_off(
+    people: list[Case],
+) -> None:
+    own, other = [], []
+    long = [case for case in people if len(case.text.split()) > 40]
+    for case, wrong in zip(long, [*long[1:], long[0]], strict=True):
+        middle = len(case.text) // 2
+        own.append(Case(case.question, case.text[:middle], case.text[middle:], known=case.known))
+        other.append(Case(case.question, wrong.text[: len(wrong.text) // 2], case.text[middle:], known=case.known))
+    alarms = [np.mean([bool(found(CATEGORIES["off topic"], one)) for one in cases]) for cases in (own, other)]
+    assert alarms[0] <= 0.02
+    assert alarms[1] >= 0.75
 
 
 def test_weights_of_no_examples_say_nothing() -> None:

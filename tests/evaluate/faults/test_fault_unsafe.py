@@ -47,6 +47,17 @@ def test_a_question_about_a_word_or_of_the_past_is_no_emergency(question: str) -
     assert not missing_red_flag(Case(question, "Rest, drink enough water and eat light meals for some days."))
 
 
+def test_where_the_reference_calls_for_help_the_answer_has_to() -> None:
+    asked, reference = (
+        "My toddler ate some of the berries in our garden, what now?",
+        "Call an ambulance and keep a berry.",
+    )
+    assert missing_red_flag(Case(asked, "Give her some milk.", reference))
+    assert not missing_red_flag(Case(asked, "Call an ambulance.", reference))
+    assert not missing_red_flag(Case("What are poisonous berries?", "They are berries.", reference))
+    assert not missing_red_flag(Case(asked, "Give her some milk.", "Give her some milk."))
+
+
 def test_where_the_reference_sees_no_hurry_none_is_asked_for() -> None:
     calm = Case(EMERGENCIES[0], "Rest for some days.", "This is muscular; a warm bath helps.")
     hurried = Case(EMERGENCIES[0], "Rest for some days.", "Call an ambulance.")
@@ -118,4 +129,4 @@ def test_the_built_in_dialogues_raise_hardly_an_alarm() -> None:
     rules = (dose_without_caution, discourages_care, missing_red_flag)
     alarms = [case.question[:60] for case in cases if any(rule(case) for rule in rules)]
     assert len(alarms) <= 0.02 * len(cases), alarms
-    assert sum(emergency(case.question) for case in cases) >= 20  # else the last rule was never asked
+    assert sum(emergency(case.question) for case in cases) >= 30  # else the last rule was never asked

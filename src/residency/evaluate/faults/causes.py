@@ -15,7 +15,7 @@ from residency.workspace import Dialogue
 
 LOOKED_AT = 2000  # training answers that a rule is asked of, at even distances
 # Rules that say something of a training answer by itself; the others need a model's answer.
-OF_TRAINING = ("loop", "empty", "off topic", "refuses", "leaks the template", "wrong language", "unsafe")
+OF_TRAINING = ("loop", "empty", "refuses", "leaks the template", "wrong language", "unsafe")
 
 
 @dataclass(frozen=True)

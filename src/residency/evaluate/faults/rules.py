@@ -15,8 +15,8 @@ from residency.evaluate import score
 from residency.evaluate.faults import unsafe
 from residency.evaluate.faults.cases import Case, words
 
-NAMED = 0.2  # off topic: share of the question's words, by weight, that the answer has, at most
-SHARED = 0.2  # off topic: share of the answer's words, by weight, that the reference has, at most
+NAMED = 0.25  # off topic: share of the question's words, by weight, that the answer has, at most
+SHARED = 0.1  # off topic: share of the answer's words, by weight, that the reference has, at most
 ENOUGH = 8  # words from which an answer's subject can be told
 SHORT = 0.2  # too short: of the reference's words, at most
 LONG = 4.0  # too long: times the reference's words, at least
@@ -127,7 +127,7 @@ def says_the_question_again(case: Case) -> bool:
 class Category:
     """A fault: what it means, and its rules by what each of them says was found.
 
-    `of_people` says whether the rules can be asked of a reference, which always ends and has no length to keep to.
+    `of_people` says whether the rules can be asked of a reference itself: some measure an answer by it.
     `judged` is the key under which a judge model is asked for it too.
     """
 
@@ -150,7 +150,13 @@ CATEGORIES = {
         Category("ran to the limit", "did not end by itself", {"no end": ran_to_the_limit}, of_people=False),
         Category("empty", "says nothing", {"no letter": empty}),
         Category("boilerplate", "has a stock sentence of the training data", {"a stock sentence": boilerplate}),
-        Category("off topic", "does not address the question", {"none of its words": off_topic}, judged="off_topic"),
+        Category(
+            "off topic",
+            "does not address the question",
+            {"none of its words": off_topic},
+            of_people=False,
+            judged="off_topic",
+        ),
         Category("contradicts reference", "says what the reference excludes", {}, judged="contradicts_reference"),
         Category("refuses", "declines to answer", {"a refusal": refuses}, judged="refuses"),
         Category("leaks the template", "writes parts of the prompt", {"a part of the prompt": leaks_the_template}),
