@@ -105,7 +105,7 @@ def test_a_sentence_that_the_training_data_repeats_is_boilerplate() -> None:
     [
         "Gout comes with sudden pain and swelling of a joint, often the big toe, which turns red and hot at night.",
         "The capital of France is Paris, a city on the river Seine with many famous museums and old churches.",
-        "Eczema makes the skin dry and itchy, and moisturisers used often on the skin will help with the itching.",
+        "Eczema makes skin dry and itchy; moisturisers calm itching, and scratching at night makes everything worse.",
         "Migraine runs in families and nobody knows for sure why the attacks of headache come and pass again.",
     ],
 )
