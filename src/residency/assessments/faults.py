@@ -56,8 +56,8 @@ def faults(
         ruled = analysis.find(asked)
         found = analysis.find(asked, endpoint, run.path(JUDGED), progress) if endpoint else ruled
         near = analysis.Nearest(run.dialogues("train"))
-        if not near.ready:
-            progress.say(f"Nearest training examples are left out: {analysis.MISSING}")
+        if near.note:
+            progress.say(f"Nearest training examples: {near.note}")
         resamples = run.recipe.evaluate.resamples
         report = analysis.summary(found, _evidence(run, found), near, resamples)
         report["before"] = None

@@ -163,7 +163,7 @@ def test_the_nearest_training_example_is_about_the_same_thing() -> None:
         Dialogue(8, "What is eczema?", "Dry and itchy skin."),
     ]
     found = Nearest(rows).to("How is asthma treated?", "With inhalers for the airways.")
-    assert found[0].row == 5
-    assert all(one.score > 0 for one in found)
+    assert found[0][0].row == 5
+    assert all(score > 0 for _, score in found)
     assert Nearest(rows).to("", "") == []
     assert Nearest([]).to("asthma", "asthma") == []

@@ -5,7 +5,7 @@ from residency.evaluate.faults.change import change
 from residency.evaluate.faults.find import ANSWERS, chosen, find, read, stock_sentences, with_sentences
 from residency.evaluate.faults.fixed import ENDING, renamed, written
 from residency.evaluate.faults.judge import endpoint
-from residency.evaluate.faults.nearest import MISSING, Nearest
+from residency.evaluate.faults.nearest import Nearest
 from residency.evaluate.faults.remedies import together
 from residency.evaluate.faults.report import summary
 from residency.evaluate.faults.rules import CATEGORIES
@@ -15,7 +15,6 @@ __all__ = [
     "ANSWERS",
     "CATEGORIES",
     "ENDING",
-    "MISSING",
     "Nearest",
     "change",
     "chosen",

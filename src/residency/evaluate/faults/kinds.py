@@ -15,8 +15,9 @@ PATTERNS = {
     r"|what other information should i know|forget a dose|why is this medication)\b",
     "prognosis": r"\b(?:prognosis|outlook|survival|life expectancy|curable"
     r"|will (?:it|this|i|he|she) (?:go away|get better|recover)"
-    r"|how long (?:does|do|will|until|before)|complications?|long[- ]term)\b",
+    r"|how long (?:does|do|will|should|can|until|before|after)|complications?|long[- ]term)\b",
     "diagnosis": r"\b(?:diagnos\w+|tests?|tested|screen(?:ed|ing)?|scans?|detect\w*"
+    r"|(?:is|are|could|can|might) (?:this|it|that|these|they) "
     r"|how (?:do|can|will) (?:i|you|doctors?) (?:know|tell|find out))\b",
     "symptoms": r"\b(?:symptoms?|signs? of|warning signs|what does \w+ (?:feel|look) like)\b",
     "causes": r"\b(?:causes?|caused|causing|why (?:do|does|is|are|am|did|would|has|have)|inherit\w*|genetic changes"
@@ -24,7 +25,7 @@ PATTERNS = {
     "treatment": r"\b(?:treat(?:s|ed|ment|ments|ing)?|cures?|therap(?:y|ies)|surger(?:y|ies)|operation|remed(?:y|ies)"
     r"|get rid of|relie(?:f|ve|ves|ving)|manage[ds]?|what (?:helps|works)|what (?:can|should) (?:i|we|you) do)\b",
     "how-to": r"\b(?:how (?:to|do i|do you|can i|can you|should i|should you|often)|prevent\w*|what to do"
-    r"|should (?:i|we|my)|is it (?:safe|ok|okay|normal)|what can (?:i|be))\b",
+    r"|(?:can|should|may|must) (?:i|we|he|she|my)|is it (?:safe|ok|okay|normal)|what can (?:i|be))\b",
     "definition": r"\b(?:what (?:is|are|does|was)|what's|define|definition|meaning of|do you have information about"
     r"|tell me about|explain)\b",
 }

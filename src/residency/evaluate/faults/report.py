@@ -7,11 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from residency.evaluate import score
-from residency.evaluate.faults.causes import Evidence, causes
+from residency.evaluate.faults.cases import Case
+from residency.evaluate.faults.causes import OF_TRAINING, Evidence, causes
 from residency.evaluate.faults.find import PEOPLE, Found, counted
-from residency.evaluate.faults.nearest import MISSING, Nearest, shortened
+from residency.evaluate.faults.nearest import Nearest, shortened
 from residency.evaluate.faults.remedies import advice, remedies
 from residency.evaluate.faults.rules import CATEGORIES, Category
+from residency.evaluate.faults.rules import found as by_rules
 
 EXAMPLES = 5  # answers of a category and system that are shown
 WORTH = 0.05  # share of the tuned model's answers from which a recipe change is worth a run
@@ -26,7 +28,7 @@ def summary(found: Found, evidence: Evidence, near: Nearest, resamples: int) -> 
         "systems": list(found.systems),
         "kinds": counted([one.kind for one in found.asked]),
         "judge": {"model": found.judge, "unparsable": found.unparsable} if found.judge else None,
-        "nearest": "" if near.ready else MISSING,
+        "nearest": near.note,
         "categories": [_category(found, category, evidence, near, resamples) for category in CATEGORIES.values()],
         "worth": worth_a_change(found),
         "answers": [
@@ -113,6 +115,23 @@ def _kinds(found: Found, marks: dict[str, list[float]]) -> dict[str, dict[str, i
     }
 
 
+def _nearest(case: Case, category: str, near: Nearest) -> list[dict[str, Any]]:
+    """The nearest training examples; `same` says whether they have the fault themselves, None where a rule can't tell."""
+    told = category in OF_TRAINING
+    return [
+        {
+            "row": row.row,
+            "question": shortened(row.question),
+            "answer": shortened(row.answer),
+            "score": round(score, 2),
+            "same": bool(by_rules(CATEGORIES[category], Case(row.question, row.answer, known=case.known)))
+            if told
+            else None,
+        }
+        for row, score in near.to(case.question, case.text)
+    ]
+
+
 def _examples(found: Found, category: str, system: str, near: Nearest) -> list[dict[str, Any]]:
     places = [place for place, reasons in enumerate(found.reasons[system][category]) if reasons][:EXAMPLES]
     return [
@@ -123,9 +142,7 @@ def _examples(found: Found, category: str, system: str, near: Nearest) -> list[d
             "question": shortened(found.asked[place].question),
             "answer": shortened(found.asked[place].cases[system].text, LONGEST),
             "reasons": found.reasons[system][category][place],
-            "nearest": [
-                asdict(one) for one in near.to(found.asked[place].question, found.asked[place].cases[system].text)
-            ],
+            "nearest": _nearest(found.asked[place].cases[system], category, near),
         }
         for place in places
     ]
