@@ -117,16 +117,14 @@ def _kinds(found: Found, marks: dict[str, list[float]]) -> dict[str, dict[str, i
 
 def _nearest(case: Case, category: str, near: Nearest) -> list[dict[str, Any]]:
     """The nearest training examples; `same` says whether they have the fault themselves, None where a rule can't tell."""
-    told = category in OF_TRAINING
+    rules = CATEGORIES[category] if category in OF_TRAINING else None
     return [
         {
             "row": row.row,
             "question": shortened(row.question),
             "answer": shortened(row.answer),
             "score": round(score, 2),
-            "same": bool(by_rules(CATEGORIES[category], Case(row.question, row.answer, known=case.known)))
-            if told
-            else None,
+            "same": bool(by_rules(rules, Case(row.question, row.answer, known=case.known))) if rules else None,
         }
         for row, score in near.to(case.question, case.text)
     ]
