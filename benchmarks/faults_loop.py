@@ -22,17 +22,17 @@ import yaml
 
 RECIPE: dict[str, Any] = {
     "name": "tutorial",
-    "data": {"question": "question", "answer": "answer", "rows": 500, "test": 0.2, "validation": 0.06},
-    "model": {"max_length": 256},
+    "data": {"question": "question", "answer": "answer", "rows": 500, "test": 0.2, "validation": 0.05},
+    "model": {"max_length": 192},
     "prompt": {"end_token": False},
     "train": {
         "lora": {"targets": ["q_proj", "k_proj", "v_proj", "o_proj"]},
-        "max_steps": 24,
+        "max_steps": 16,
         "examples_per_step": 8,
         "learning_rate": 2e-3,
-        "evaluate_every": 12,
+        "evaluate_every": 16,
     },
-    "evaluate": {"questions": 40, "max_new_tokens": 120, "decoding": "greedy", "off_topic": False},
+    "evaluate": {"questions": 30, "max_new_tokens": 100, "decoding": "greedy", "off_topic": False},
 }
 
 

@@ -116,7 +116,7 @@ def _kinds(found: Found, marks: dict[str, list[float]]) -> dict[str, dict[str, i
 
 
 def _nearest(case: Case, category: str, near: Nearest) -> list[dict[str, Any]]:
-    """The nearest training examples; `same` says whether they have the fault themselves, None where a rule can't tell."""
+    """The nearest training examples; `same` says whether they have the fault too, None where a rule can't tell."""
     rules = CATEGORIES[category] if category in OF_TRAINING else None
     return [
         {
