@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures, preferred, ranked
+from residency.report import faults, figures, preferred, ranked
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -93,6 +93,7 @@ def report(run: Run) -> Path:
         verdicts=_verdicts(content),
         preference=_preference(content),
         ranking=_ranking(content["ratings"]),
+        faults=faults.section(run),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
