@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,12 @@ class _Work:
             texts = [asked.question for asked in questions]
             nearest = self.finder(way.finder).nearest(texts, self.recipe.study.neighbours)
         prompt, space = self.exam.prompt, room(self.recipe)
+
+        def fits(question: str, before: Before) -> bool:
+            return len(prompt.prompt_ids(question, before)) <= space
+
         return [
-            put(way, asked, [self.sources[place] for place in places], self.instruction, prompt, space)
+            put(way, asked, [self.sources[place] for place in places], self.instruction, fits)
             for asked, places in zip(questions, nearest, strict=True)
         ]
 
@@ -138,12 +142,18 @@ def _begin(recipe: Recipe, run: Run, progress: Progress) -> _Work:
     return _Work(
         recipe=recipe,
         run=run,
-        exam=Exam(recipe, prompt, [question_of(dialogue) for dialogue in tests], [], progress),
-        validation=[question_of(dialogue) for dialogue in run.dialogues("validation")[:VALIDATION_QUESTIONS]],
+        exam=Exam(recipe, prompt, [_question(dialogue, recipe) for dialogue in tests], [], progress),
+        validation=[_question(dialogue, recipe) for dialogue in run.dialogues("validation")[:VALIDATION_QUESTIONS]],
         sources=sources,
         instruction=instruction_of(recipe, sources),
         data={name: sha256(run.need(name, "prepare")) for name in SPLITS},
     )
+
+
+def _question(dialogue: Dialogue, recipe: Recipe) -> Question:
+    """What is asked, with the system message that stands before it in every way: the data's own, or the recipe's."""
+    asked = question_of(dialogue)
+    return replace(asked, before=replace(asked.before, system=asked.before.system or recipe.prompt.system or ""))
 
 
 def _go(work: _Work, ways: list[Way]) -> dict[str, dict[str, Any]]:
@@ -223,9 +233,8 @@ def _trained(work: _Work, name: str) -> tuple[Run, dict[str, Any]]:
 
 def _same_training(recipe: Recipe, folder: Path, data: dict[str, str]) -> bool:
     """Whether a folder holds a training, finished or not, of just this recipe on just this data."""
-    if not (folder / "recipe.yaml").is_file() or (
-        (folder / "train.json").is_file() and not (folder / "model").is_dir()
-    ):
+    lost = (folder / "train.json").is_file() and not (folder / "model").is_dir()
+    if lost or not (folder / "recipe.yaml").is_file():
         return False
     try:
         same = important(Run.open(folder).recipe) == important(recipe)

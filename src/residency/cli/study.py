@@ -14,9 +14,7 @@ from residency.cli.app import Debug, Json, Out, Overrides, RecipePath, app, sess
 def study(
     recipe: RecipePath = None,
     out: Out = None,
-    ways: Annotated[
-        str | None, typer.Option("--ways", help="Some of the ways, comma-separated; all if left out.")
-    ] = None,
+    ways: Annotated[str | None, typer.Option("--ways", help="Some of the ways, with commas between.")] = None,
     questions: Annotated[int | None, typer.Option("--questions", min=1, help="Held-out questions, at most.")] = None,
     overrides: Overrides = None,
     as_json: Json = False,

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
@@ -66,7 +66,7 @@ def draw(
 
 
 def _label(figure: Figure, axes: Any, points: Sequence[Point]) -> list[Annotation]:
-    """Labels, each where it lies within the axes and covers neither a mark nor another label, as far as there is room."""
+    """Labels, each within the axes and clear of marks and of other labels, as far as there is room."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # the layout is settled now, and labels are kept out of it
     scale = figure.dpi / 72
@@ -77,7 +77,8 @@ def _label(figure: Figure, axes: Any, points: Sequence[Point]) -> list[Annotatio
         tried = []
         for offset, align, away in _offsets():
             label = _annotation(axes, point, offset, align, away)
-            box = label.get_window_extent(canvas.get_renderer())
+            label.update_positions(canvas.get_renderer())
+            box = Text.get_window_extent(label, canvas.get_renderer())  # without the line that leads to the mark
             tried.append((_covered(box, taken, axes.bbox), len(tried), box, (offset, align, away)))
             label.remove()
             if tried[-1][0] == 0:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import TypeVar
 
 from residency.evaluate.compare import Question
-from residency.prompts import Before, Prompt
+from residency.prompts import Before
 from residency.recipe import Recipe
 from residency.study.ways import Way
 from residency.workspace import Dialogue
@@ -18,11 +18,14 @@ from residency.workspace import Dialogue
 NOTES = "Notes from earlier answers. Use what helps with the question, and leave out the rest."
 SUBJECT_WORDS = 5
 Piece = TypeVar("Piece")
-COMMON = frozenset(
-    "about after also been before being both could does from have having into just like more most much need only other "
-    "over should some such than that their them then there these they this those under very want were what when where "
-    "which while will with would your yours doctor please thank thanks hello".split()
-)
+Fits = Callable[[str, Before], bool]  # whether a question with this before it is a prompt that fits
+COMMON = frozenset((
+    "about", "after", "also", "been", "before", "being", "both", "could", "does", "from", "have", "having",
+    "into", "just", "like", "more", "most", "much", "need", "only", "other", "over", "should", "some", "such",
+    "than", "that", "their", "them", "then", "there", "these", "they", "this", "those", "under", "very", "want",
+    "were", "what", "when", "where", "which", "while", "will", "with", "would", "your", "yours", "doctor",
+    "please", "thank", "thanks", "hello",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,38 +42,37 @@ def room(recipe: Recipe) -> int:
     return recipe.model.max_length - recipe.evaluate.max_new_tokens
 
 
-def put(way: Way, question: Question, found: Sequence[Dialogue], instruction: str, prompt: Prompt, space: int) -> Put:
-    """The question as a way asks it. A piece that would make the prompt longer than `space` tokens is left out whole.
+def put(way: Way, question: Question, found: Sequence[Dialogue], instruction: str, fits: Fits) -> Put:
+    """The question as a way asks it. A piece with which the prompt would no longer fit is left out whole.
 
-    `found` are the training dialogues nearest to it, nearest first.
+    `found` are the training dialogues nearest to it, nearest first. A system message of the data or the recipe stays.
     """
     own = question.before
-    system = own.system or prompt.section.system or ""
+
+    def told(texts: Sequence[str]) -> Before:
+        return Before("\n\n".join(part for part in (own.system, *texts) if part), own.turns)
+
+    def shown(dialogues: Sequence[Dialogue]) -> Before:
+        # The nearest stands last, right before the question.
+        turns = [(*each.history, (each.question, each.answer)) for each in reversed(dialogues)]
+        return Before(own.system, (*(turn for each in turns for turn in each), *own.turns))
+
     if way.before == "instruction":
-        return _fitting(
-            [instruction], lambda texts: Before(_joined(system, *texts), own.turns), question, prompt, space
-        )
+        return _fitting([instruction], told, question, fits)
     if way.before == "examples":
-        # The nearest stands last, where a model looks first.
-        turns = [(*dialogue.history, (dialogue.question, dialogue.answer)) for dialogue in found]
-
-        def earlier(taken: Sequence[tuple[tuple[str, str], ...]]) -> Before:
-            return Before(own.system, (*(turn for each in reversed(taken) for turn in each), *own.turns))
-
-        return _fitting(turns, earlier, question, prompt, space)
+        return _fitting(found, shown, question, fits)
     if way.before == "notes":
-        notes = [_joined(dialogue.question, dialogue.answer) for dialogue in found]
-        return _fitting(notes, lambda texts: Before(_joined(system, NOTES, *texts), own.turns), question, prompt, space)
+        notes = [f"{each.question}\n{each.answer}" for each in found]
+        return _fitting(notes, lambda texts: told([NOTES, *texts]), question, fits)
     return Put(question)
 
 
 def _fitting(
-    pieces: Sequence[Piece], before: Callable[[Sequence[Piece]], Before], question: Question, prompt: Prompt, space: int
+    pieces: Sequence[Piece], before: Callable[[Sequence[Piece]], Before], question: Question, fits: Fits
 ) -> Put:
     taken: list[Piece] = []
     for piece in pieces:
-        tried = before([*taken, piece])
-        if len(prompt.prompt_ids(question.question, tried)) <= space:
+        if fits(question.question, before([*taken, piece])):
             taken.append(piece)
     asked = replace(question, before=before(taken)) if taken else question
     return Put(asked, len(pieces), len(taken))
@@ -91,7 +93,3 @@ def instruction_of(recipe: Recipe, sources: Sequence[Dialogue]) -> str:
     length = max(10, 10 * round(median(len(dialogue.answer.split()) for dialogue in sources) / 10))
     subject = f" The questions are about such things as {', '.join(words)}." if words else ""
     return f"Answer the question correctly and to the point, in about {length} words, and then stop.{subject}"
-
-
-def _joined(*parts: str) -> str:
-    return "\n\n".join(part for part in parts if part)

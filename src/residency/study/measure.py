@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -22,8 +23,8 @@ METRICS = ("answer_nll", "rouge_l", "chrf", "stopped", "repetition")
 class Measured:
     """One way on the test questions.
 
-    `values` has each metric's value a question, `tokens` how many reference tokens its NLL is over. Seconds are those of
-    an answer, alone and in a batch; prompt and new tokens are means over the questions.
+    `values` has each metric's value a question, `tokens` how many reference tokens its NLL is over. Seconds are
+    those of an answer, alone and in a batch; prompt and new tokens are means over the questions.
     """
 
     decoding: dict[str, Any]
@@ -51,7 +52,7 @@ def measure(model: Any, exam: Exam, ask: Ask, validation: Sequence[Question], la
     asking = time.perf_counter() - started
     questions = [each.question for each in tests]
     given = exam.ask(model, questions, choice.decoding, f"Answers, {label}")
-    alone = [_alone(model, exam, ask, question, choice.decoding, label) for question in exam.tests[:ALONE]]
+    alone = [_alone(model, exam, partial(ask, [question]), choice.decoding, label) for question in exam.tests[:ALONE]]
     prompts = [len(exam.prompt.prompt_ids(asked.question, asked.before)) for asked in questions]
     reserve = exam.recipe.evaluate.max_new_tokens
     examples = [
@@ -81,10 +82,10 @@ def measure(model: Any, exam: Exam, ask: Ask, validation: Sequence[Question], la
     )
 
 
-def _alone(model: Any, exam: Exam, ask: Ask, question: Question, decoding: Decoding, label: str) -> float:
+def _alone(model: Any, exam: Exam, asked: Callable[[], list[Put]], decoding: Decoding, label: str) -> float:
     """Seconds that somebody waits for an answer: what stands before the question is looked up, and it is answered."""
     started = time.perf_counter()
-    exam.ask(model, [each.question for each in ask([question])], decoding, f"Answers one at a time, {label}")
+    exam.ask(model, [each.question for each in asked()], decoding, f"Answers one at a time, {label}")
     return time.perf_counter() - started
 
 
