@@ -1,7 +1,7 @@
 """Is fine-tuning worth it? Nine ways to answer the same questions of MedQuAD, as a Markdown table.
 
-    python benchmarks/study.py --medquad PATH/medquad.parquet     runs recipes/medquad-study.yaml; goes on where it was
-    python benchmarks/study.py --read runs/medquad-study          only makes the table of a finished study
+python benchmarks/study.py --medquad PATH/medquad.parquet     runs recipes/medquad-study.yaml; goes on where it was
+python benchmarks/study.py --read runs/medquad-study          only makes the table of a finished study
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def main() -> None:
     study = json.loads(((arguments.read or arguments.out) / "study.json").read_text("utf-8"))
     machine = study["environment"]
     print(f"{machine['machine']}; torch {machine['torch']}, transformers {machine['transformers']}; ", end="")
-    print(f"{datetime.date.today()}; {study['questions']} held-out questions, {study['trained_on']} training dialogues.\n")
+    print(
+        f"{datetime.date.today()}; {study['questions']} held-out questions, {study['trained_on']} training dialogues.\n"
+    )
     print(markdown(study), end="\n\n")
     for note in study["notes"]:
         print(note)

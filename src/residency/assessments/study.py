@@ -158,11 +158,11 @@ def _question(dialogue: Dialogue, recipe: Recipe) -> Question:
 
 def _go(work: _Work, ways: list[Way]) -> dict[str, dict[str, Any]]:
     """What each way gave, in their order: kept from before, or gone now; one model is loaded at a time."""
-    trained = [way.name for way in ways if way.name in TUNED] or [TUNED[0]]
+    trained: list[str] = [way.name for way in ways if way.name in TUNED] or [TUNED[0]]
     found: dict[str, dict[str, Any]] = {}
     for weights in dict.fromkeys(way.weights for way in ways):
         group = [way for way in ways if way.weights == weights]
-        names = [] if weights == "base" else trained if weights == "tuned" else [weights]
+        names: list[str] = {"base": [], "tuned": trained}.get(weights, [weights])
         keys = {way.name: _key(work, way, names) for way in group}
         kept = {way.name: own for way in group if (own := _finished(work.run, way, keys[way.name]))}
         if kept:
@@ -273,7 +273,7 @@ def _finished(run: Run, way: Way, key: str) -> dict[str, Any] | None:
     if not (run.folder / name).is_file():
         return None
     found: dict[str, Any] = run.read_json(name, "study")
-    return found if found.get("key") == key else None
+    return {**found, "label": way.label} if found.get("key") == key else None
 
 
 def _write(work: _Work, ways: dict[str, dict[str, Any]], left_out: dict[str, str]) -> Path:

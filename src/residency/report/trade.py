@@ -14,12 +14,13 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from residency.report.figures import _STYLE, BASE, INK, LINE, TUNED, _svg
+from residency.report.figures import _STYLE, BASE, INK, TUNED, _svg
 
 SIZE = (5.4, 3.9)  # inches
 NEAR_ZERO = 0.1  # seconds up to which the axis is linear, so that nothing has a place of its own
 RADII = (10, 16, 24, 34, 46, 60)  # points between a mark and its label, tried in this order
 MARK = 5  # points around a mark that no label may cover
+BARS = 0.2  # what covering an interval's line counts, against covering a mark or a label
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,21 @@ def draw(
 
 def _label(figure: Figure, axes: Any, points: Sequence[Point]) -> list[Annotation]:
     """Labels, each within the axes and clear of marks and of other labels, as far as there is room."""
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()  # the layout is settled now, and labels are kept out of it
     scale = figure.dpi / 72
     places = [axes.transData.transform((point.cost, point.mean)) for point in points]
     taken = [Bbox.from_extents(*(place - MARK * scale), *(place + MARK * scale)) for place in places]
+    bars = [_bar(axes, point) for point in points]
     found = []
     for point in points:
-        tried = []
+        tried: list[tuple[float, int, Bbox, tuple[tuple[float, float], str, bool]]] = []
         for offset, align, away in _offsets():
             label = _annotation(axes, point, offset, align, away)
             label.update_positions(canvas.get_renderer())
             box = Text.get_window_extent(label, canvas.get_renderer())  # without the line that leads to the mark
-            tried.append((_covered(box, taken, axes.bbox), len(tried), box, (offset, align, away)))
+            hidden = _covered(box, taken, axes.bbox) + BARS * sum(_area(Bbox.intersection(box, bar)) for bar in bars)
+            tried.append((hidden, len(tried), box, (offset, align, away)))
             label.remove()
             if tried[-1][0] == 0:
                 break
@@ -87,6 +90,12 @@ def _label(figure: Figure, axes: Any, points: Sequence[Point]) -> list[Annotatio
         found.append(_annotation(axes, point, offset, align, away))
         taken.append(box)
     return found
+
+
+def _bar(axes: Any, point: Point) -> Bbox:
+    """Where a point's interval is drawn, a little wider than its line."""
+    ends = axes.transData.transform([(point.cost, point.low), (point.cost, point.high)])
+    return Bbox.from_extents(ends[0][0] - 2, ends[0][1], ends[1][0] + 2, ends[1][1])
 
 
 def _offsets() -> Iterator[tuple[tuple[float, float], str, bool]]:
@@ -107,7 +116,7 @@ def _annotation(axes: Any, point: Point, offset: tuple[float, float], align: str
         ha=align,
         va="center",
         fontsize=9,
-        arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4} if away else None,
+        arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4} if away else None,
     )
     label.set_in_layout(False)
     return label

@@ -97,10 +97,13 @@ def _because(ways: Ways, use: str, equals: list[str]) -> list[str]:
     for name in equals:
         if name != use:
             gap = ways[name]["less"][use]["answer_nll"]
+            theirs, mine = duration(cost(ways[name])), duration(cost(own))
+            costs = (
+                f"{theirs} with it, building included, against {mine}" if theirs != mine else f"about {mine} with both"
+            )
             found.append(
-                f"{ways[name]['label']} is as good as far as these questions show (NLL {_signed(gap, 2)}), but "
-                f"{HORIZON:,} answers take {duration(cost(ways[name]))} with it, building included, against "
-                f"{duration(cost(own))}."
+                f"{ways[name]['label']} is as good as far as these questions show (NLL {_signed(gap, 2)}); "
+                f"{HORIZON:,} answers take {costs}."
             )
     return found
 

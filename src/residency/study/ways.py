@@ -42,12 +42,12 @@ WAYS = {
         Way("base", "Base model"),
         Way("instruction", "Written instruction", before="instruction"),
         Way("few-shot", "Few-shot", before="examples", finder="bm25"),
-        Way("bm25", "Retrieval, BM25", before="notes", finder="bm25"),
-        Way("embeddings", "Retrieval, embeddings", before="notes", finder="embeddings"),
-        Way("hybrid", "Retrieval, hybrid", before="notes", finder="hybrid"),
+        Way("bm25", "Retrieval by BM25", before="notes", finder="bm25"),
+        Way("embeddings", "Retrieval by embeddings", before="notes", finder="embeddings"),
+        Way("hybrid", "Hybrid retrieval", before="notes", finder="hybrid"),
         Way("lora", "LoRA", weights="lora"),
         Way("full", "Full fine-tuning", weights="full"),
-        Way("tuned-bm25", "Tuned, with BM25", weights="tuned", before="notes", finder="bm25"),
+        Way("tuned-bm25", "Tuned with retrieval", weights="tuned", before="notes", finder="bm25"),
     )
 }
 
