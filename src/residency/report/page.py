@@ -210,7 +210,7 @@ def _maybe(run: Run, name: str) -> Any:
     return run.read_json(name, "") if (run.folder / name).is_file() else None
 
 
-def _template() -> Any:
+def _template(name: str = "page.html") -> Any:
     environment = Environment(
         loader=PackageLoader("residency.report", "."),
         autoescape=select_autoescape(default=True),
@@ -220,7 +220,7 @@ def _template() -> Any:
     )
     environment.filters |= {"thousands": lambda n: f"{n:,.0f}", "percent": lambda s: f"{100 * s:.0f}%", "clock": _clock}
     environment.filters["personal"] = lambda kind: PERSONAL.get(kind, kind.replace("_", " "))
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def _clock(seconds: float) -> str:
