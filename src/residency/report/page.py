@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures, preferred, ranked
+from residency.report import faults, figures, preferred, ranked
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -93,6 +93,7 @@ def report(run: Run) -> Path:
         verdicts=_verdicts(content),
         preference=_preference(content),
         ranking=_ranking(content["ratings"]),
+        faults=faults.section(run),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
@@ -209,7 +210,7 @@ def _maybe(run: Run, name: str) -> Any:
     return run.read_json(name, "") if (run.folder / name).is_file() else None
 
 
-def _template() -> Any:
+def _template(name: str = "page.html") -> Any:
     environment = Environment(
         loader=PackageLoader("residency.report", "."),
         autoescape=select_autoescape(default=True),
@@ -219,7 +220,7 @@ def _template() -> Any:
     )
     environment.filters |= {"thousands": lambda n: f"{n:,.0f}", "percent": lambda s: f"{100 * s:.0f}%", "clock": _clock}
     environment.filters["personal"] = lambda kind: PERSONAL.get(kind, kind.replace("_", " "))
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def _clock(seconds: float) -> str:
