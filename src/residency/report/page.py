@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures, preferred
+from residency.report import behaviour, figures, preferred
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -78,6 +78,7 @@ def report(run: Run) -> Path:
         "data": run.read_json("data/report.json", "prepare"),
         "train": _maybe(run, "train.json"),
         "evaluate": _maybe(run, "evaluation/scores.json"),
+        "behaviour": _maybe(run, "evaluation/behaviour.json"),
     }
     metrics = run.read_jsonl("metrics.jsonl", "train") if content["train"] else []
     answers = run.read_jsonl("evaluation/answers.jsonl", "evaluate") if content["evaluate"] else []
@@ -91,6 +92,9 @@ def report(run: Run) -> Path:
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
         verdicts=_verdicts(content),
         preference=_preference(content),
+        stays=behaviour.shown(content["behaviour"], run.read_jsonl("evaluation/behaviour.jsonl", "behaviour"))
+        if content["behaviour"]
+        else None,
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
