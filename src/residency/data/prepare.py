@@ -103,8 +103,7 @@ def prepare(
     Raises:
         UserError: the source, a column or a row is not as the recipe says, or nothing is left to train on.
     """
-    progress = progress or Silent()
-    section = recipe.data
+    progress, section = progress or Silent(), recipe.data
     table = sources.load(section, given)
     taken, shape = _recognised(table, recipe, progress)
     made, in_texts = _synthesise(taken, shape, section, progress, ask=ask, replies=_replies(recipe, run))
