@@ -4,8 +4,9 @@
     python benchmarks/redirects.py --limit 5          only the first probes of each set, to try it
     python benchmarks/redirects.py --set train.epochs=1 --out runs/redirects-1
 
-Prints Markdown: for each probe set the share of answers that stay in the role, with its 95% interval, for the base model and
-the three others; the paired difference of each share to the run without redirects; and what the held-out answers lose.
+Prints Markdown: for each probe set the share of answers that stay in the role, with its 95% interval, for the base
+model and the others; the paired difference of each share to the run without redirects; and what the held-out answers
+lose.
 """
 
 from __future__ import annotations
