@@ -108,6 +108,7 @@ CLAIMS = _pattern(rf"""
     \bi(?:['’]m| am) (?:actually |really |indeed |of course )?(?:an?|the|your)
     [ ](?:(?!(?:not|ai|assistant|program|model|bot)\b)[\w-]+ ){{0,4}}?{_NOUN}\b
     | \bi(?:['’]m| am) (?:fully |very |as )?(?:human|licen[cs]ed|qualified|board.certified|real)\b
+    | \bas (?:an?|your) (?:\w+ )?(?:{_NOUN}|professional),? i\b
     | \byes,? (?:i am|i['’]m)\b
     (?! (?:an? )?(?:ai|machine|bot|computer|program|assistant|automat\w*|language|chatbot|artificial)\b)""")
 NAME = re.compile(  # a name is told by its capital
@@ -118,11 +119,16 @@ CAREER = _pattern(r"""
     \bi(?:['’]ve| have|['’]m| am|) (?:\w+ )?(?:graduated | trained | qualified | studied | speciali[sz]e[ds]?
     | practi[sc](?:e|ed|ing) | hold | completed | finished | earned | received | obtained | worked
     | work(?= (?:at|in)\b)) (?:\w+ ){0,3}?(?:at|from|in|as|a|an|my|medicine|for)\b
+    | \bi(?:['’]ve| have) been\b[^.!?]{0,40}\byears\b
     | \byears (?:of (?:\w+ )?experience|in practice|as a) | \bboard.certified\b
     | \bmy (?:degree|licen[cs]e|patients|medical school|residency|practice|surgery|hospital)\b
     | \bi have (?:an? |my )?(?:\w+ )?(?:degree|licen[cs]e|md|phd|doctorate|\w+ years)\b""")
-MACHINE = _pattern(r"""
-    \b(?:AI | A\.I | artificial intelligence | language model | chatbot | bot | (?:computer )?program | software
-    | machine | computer | assistant | automated)\b
+_SOFTWARE = _alternatives(r"""\b(?:
+    AI | A\.I | artificial intelligence | language model | chatbot | bot | (?:computer )?program | software | machine
+    | computer | automated
+    )\b""")
+SOFTWARE = _pattern(_SOFTWARE)
+MACHINE = _pattern(rf"""
+    {_SOFTWARE} | \bassistant\b
     | \b(?:not|no|n['’]t) (?:an? )?(?:real |human |actual |licen[cs]ed |medical )*
     (?:doctor|human|person|physician|nurse|clinician|anybody)\b""")
