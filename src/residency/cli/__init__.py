@@ -6,6 +6,9 @@
 from residency.cli import make as make  # isort: skip
 from residency.cli import judge as judge  # isort: skip
 from residency.cli import behaviour as behaviour  # isort: skip
+from residency.cli import chat as chat  # isort: skip
+from residency.cli import help as help  # isort: skip
+from residency.cli import export as export  # isort: skip
 from residency.cli.app import app, main
 
 __all__ = ["app", "main"]
