@@ -5,6 +5,7 @@
 
 from residency.cli import make as make  # isort: skip
 from residency.cli import judge as judge  # isort: skip
+from residency.cli import benchmark as benchmark  # isort: skip
 from residency.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures, preferred
+from residency.report import figures, forgotten, preferred
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -78,6 +78,7 @@ def report(run: Run) -> Path:
         "data": run.read_json("data/report.json", "prepare"),
         "train": _maybe(run, "train.json"),
         "evaluate": _maybe(run, "evaluation/scores.json"),
+        "benchmark": _maybe(run, "evaluation/benchmarks.json"),
     }
     metrics = run.read_jsonl("metrics.jsonl", "train") if content["train"] else []
     answers = run.read_jsonl("evaluation/answers.jsonl", "evaluate") if content["evaluate"] else []
@@ -91,6 +92,7 @@ def report(run: Run) -> Path:
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
         verdicts=_verdicts(content),
         preference=_preference(content),
+        benchmarks=_benchmarks(content),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
@@ -102,7 +104,8 @@ def _verdicts(content: dict[str, Any]) -> list[tuple[str, str]]:
     found = verdicts(content["evaluate"]) if content["evaluate"] else []
     measured = content["train"] and content["train"].get("preference")
     sentence = preferred.verdict(measured) if measured else None
-    return [sentence, *found] if sentence else found
+    lost = forgotten.verdict(content["benchmark"]) if content["benchmark"] else None
+    return [*([sentence] if sentence else []), *found, *([lost] if lost else [])]
 
 
 def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
@@ -110,6 +113,12 @@ def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
     measured = content["train"] and content["train"].get("preference")
     split = preferred.held_out(measured) if measured else None
     return {"split": split, "rows": preferred.rows(measured)} if split else None
+
+
+def _benchmarks(content: dict[str, Any]) -> dict[str, Any] | None:
+    """What the page says of public benchmarks; None where none were asked."""
+    measured = content["benchmark"]
+    return {"rows": forgotten.rows(measured), "quick": forgotten.quick(measured)} if measured else None
 
 
 def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
