@@ -24,7 +24,7 @@ Tell = Callable[[int, int], None]
 class BatchedLM(HFLM):  # type: ignore[misc]
     """A loaded model and its tokenizer behind lm-eval's interface."""
 
-    def __init__(self, model: Any, tokenizer: Any, tokens_per_batch: int = 2048) -> None:
+    def __init__(self, model: Any, tokenizer: Any, tokens_per_batch: int = 1024) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=WINDOWS)
         self.tokens_per_batch = tokens_per_batch
         self.tell: Tell = lambda done, total: None
