@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint"}
+STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -31,16 +31,35 @@ ALLOWED = {
     "batches": {"prompts"},
     "loss": {"batches"},
     "virtual": set(),
+    "languages": set(),
     "models": MIDDLE | {"virtual"},
     "endpoint": {"errors", "sections"},
-    "data": MIDDLE | {"endpoint"},
+    "data": MIDDLE | {"endpoint", "languages"},
+    "embeddings": {"errors", "models", "batches"},
     "report": MIDDLE,
+    "ranking": MIDDLE,
     "forecast": GROUND | {"batches"},
     "train": STAGE | {"forecast"},
-    "evaluate": STAGE,
+    "evaluate": STAGE | {"languages"},
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
-    "assessments": STAGE | {"data", "evaluate", "report", "pipeline"},
-    "cli": {"errors", "pipeline", "assessments", "recipe", "tables", "terminal"},
+    "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
+    "study": STAGE | {"evaluate"},
+    "chat": STAGE,
+    "export": STAGE,
+    "checkup": {"environment", "models"},
+    "cli": {
+        "assessments",
+        "chat",
+        "checkup",
+        "errors",
+        "export",
+        "models",
+        "pipeline",
+        "recipe",
+        "tables",
+        "terminal",
+        "workspace",
+    },
     "__main__": {"cli"},
     "__init__": {"errors", "recipe", "workspace", "pipeline"},
 }
