@@ -5,6 +5,7 @@
 
 from residency.cli import make as make  # isort: skip
 from residency.cli import judge as judge  # isort: skip
+from residency.cli import benchmark as benchmark  # isort: skip
 from residency.cli import rank as rank  # isort: skip
 from residency.cli import faults as faults  # isort: skip
 from residency.cli import study as study  # isort: skip
