@@ -111,7 +111,7 @@ def _rows(samples: list[dict[str, Any]]) -> list[dict[str, float]]:
     for sample in samples:
         row = found.setdefault(sample["doc_id"], {"question": sample["doc_id"]})
         for metric in sample["metrics"]:
-            value = sample.get(metric)
+            value = sample[metric]
             if hasattr(value, "__float__"):  # NumPy's numbers, too
                 row[_named(metric, sample.get("filter", "none"))] = float(value)
     return [found[question] for question in sorted(found)]
