@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import faults, figures, forgotten, preferred, ranked
+from residency.report import behaviour, faults, figures, forgotten, preferred, ranked
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -79,6 +79,7 @@ def report(run: Run) -> Path:
         "train": _maybe(run, "train.json"),
         "evaluate": _maybe(run, "evaluation/scores.json"),
         "ratings": _maybe(run, "evaluation/ratings.json"),
+        "behaviour": _maybe(run, "evaluation/behaviour.json"),
         "benchmark": _maybe(run, "evaluation/benchmarks.json"),
     }
     metrics = run.read_jsonl("metrics.jsonl", "train") if content["train"] else []
@@ -95,6 +96,9 @@ def report(run: Run) -> Path:
         preference=_preference(content),
         ranking=_ranking(content["ratings"]),
         faults=faults.section(run),
+        stays=behaviour.shown(content["behaviour"], run.read_jsonl("evaluation/behaviour.jsonl", "behaviour"))
+        if content["behaviour"]
+        else None,
         benchmarks=_benchmarks(content),
         answers=answers,
         first=FIRST_ANSWERS,

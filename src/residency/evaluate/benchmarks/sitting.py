@@ -111,8 +111,8 @@ def _rows(samples: list[dict[str, Any]]) -> list[dict[str, float]]:
     for sample in samples:
         row = found.setdefault(sample["doc_id"], {"question": sample["doc_id"]})
         for metric in sample["metrics"]:
-            value = sample[metric]
-            if hasattr(value, "__float__"):  # NumPy's numbers, too
+            value = sample.get(metric)
+            if value is not None and hasattr(value, "__float__"):  # NumPy's numbers, too
                 row[_named(metric, sample.get("filter", "none"))] = float(value)
     return [found[question] for question in sorted(found)]
 
