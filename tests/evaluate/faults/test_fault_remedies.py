@@ -11,7 +11,7 @@ from residency.evaluate.faults.fixed import renamed, written
 from residency.evaluate.faults.nearest import Nearest
 from residency.evaluate.faults.remedies import remedies, together
 from residency.evaluate.faults.rules import CATEGORIES
-from residency.recipe import Recipe
+from residency.recipe import DataSection, Recipe
 from residency.workspace import Dialogue
 
 DATA: dict[str, Any] = {
@@ -102,6 +102,13 @@ def test_training_is_made_longer_or_shorter_in_the_unit_that_the_recipe_has() ->
     assert told("copied", evidence({"train.epochs": 1})) == {}
     over = replace(evidence(), train={"diagnosis": [{"kind": "over-fitting"}]})
     assert told("off topic", over) == {}
+
+
+def test_answers_that_steer_back_are_proposed_where_the_role_was_lost_and_recipes_know_them() -> None:
+    lost = {"differences": {"off_topic_kept": {"mean": -0.4, "low": -0.7, "high": -0.1}}}
+    changes = told("off topic", replace(evidence(), scores=lost))
+    assert ("data.redirects" in changes) is ("redirects" in DataSection.model_fields)
+    assert "data.redirects" not in told("off topic", evidence())
 
 
 def test_two_faults_that_want_one_key_the_other_way_get_what_the_graver_wants() -> None:

@@ -182,6 +182,14 @@ def _system(evidence: Evidence) -> tuple[str, Any, str] | None:
     return "prompt.system", CAREFUL, "says what every answer owes the person who asks"
 
 
+def _redirects(evidence: Evidence) -> tuple[str, Any, str] | None:
+    """Answers that steer back, where training has cost the model its role; left out where recipes have no such key."""
+    lost = evidence.scores.get("differences", {}).get("off_topic_kept", {})
+    if lost.get("high", 0.0) >= 0:
+        return None
+    return "data.redirects", True, "the tuned model steers back from other subjects less often than the base"
+
+
 def _template(evidence: Evidence) -> tuple[str, Any, str] | None:
     return "prompt.template", "auto", "the model's own template ends in tokens that no text holds"
 
@@ -197,7 +205,11 @@ _AGAINST: dict[str, tuple[Remedy, ...]] = {
     ),
     "empty": (_added("data.drop", "short-answers", "say next to nothing"), _more),
     "boilerplate": (_closings, _own_closings),
-    "off topic": (_added("data.drop", "contradicting-answers", "answer one question in several ways"), _more),
+    "off topic": (
+        _added("data.drop", "contradicting-answers", "answer one question in several ways"),
+        _redirects,
+        _more,
+    ),
     "refuses": (_more,),
     "leaks the template": (_end_token, _template),
     "wrong language": (_added("data.drop", "other-languages", "are in another language"), _more),
