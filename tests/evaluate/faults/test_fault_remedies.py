@@ -22,7 +22,7 @@ DATA: dict[str, Any] = {
     "template": "chat",
 }
 CLOSING = "Hope this answers your question."
-OWN = "The clinic wishes you (and yours) well."
+OWN = "The team wishes you (and yours) well."
 
 
 def evidence(changes: dict[str, Any] | None = None, **data: Any) -> Evidence:
@@ -80,8 +80,10 @@ def test_stock_sentences_are_cleaned_away_where_they_end_answers() -> None:
     assert causes("boilerplate", known) == [f"“{CLOSING}” stands in 30% of the training answers."]
     middle = replace(evidence(), sentences=({"text": CLOSING, "share": 0.3, "ends": 0.1},))
     assert told("boilerplate", middle) == {}
+    caution = replace(evidence(), sentences=({"text": "See a doctor if it is worse.", **ends},))
+    assert told("boilerplate", caution) == {}
     own = told("boilerplate", replace(evidence(), sentences=({"text": OWN, **ends},)))
-    assert own["data.closings"][-1] == r"The clinic wishes you \(and yours\) well\."
+    assert own["data.closings"][-1] == r"The team wishes you \(and yours\) well\."
 
 
 def test_the_pattern_that_is_added_takes_the_sentence_away() -> None:
