@@ -64,13 +64,19 @@ def test_rows_that_are_cut_and_answers_over_the_limit_are_counted() -> None:
 
 
 def test_rows_that_the_audit_names_are_dropped_and_what_was_dropped_stays_so() -> None:
-    found = [{"kind": kind, "count": 4} for kind in ("truncated-answers", "other-languages")]
+    found = [{"kind": kind, "count": 4, "share": 0.04} for kind in ("truncated-answers", "other-languages")]
     before = evidence({"data.drop": ["copied-questions"]}, findings=found)
     assert told("loop", before) == {"data.drop": ["copied-questions", "truncated-answers"]}
     both, recipe = together(["loop", "wrong language"], before)
     assert [change.key for change in both if change.key == "data.drop"] == ["data.drop"]
     assert recipe.data.drop == ("copied-questions", "truncated-answers", "other-languages")
     assert both[0].old == ["copied-questions"]
+
+
+def test_a_finding_about_hardly_a_row_changes_nothing_since_it_would_change_the_split() -> None:
+    one = evidence(findings=[{"kind": "truncated-answers", "count": 1, "share": 0.005}])
+    assert told("loop", one) == {}
+    assert causes("loop", one) == []
 
 
 def test_stock_sentences_are_cleaned_away_where_they_end_answers() -> None:
@@ -130,7 +136,7 @@ def test_every_change_makes_a_recipe_that_is_right(category: str) -> None:
     kinds = ("truncated-answers", "short-answers", "contradicting-answers", "other-languages", "copied-questions")
     of = evidence(
         {"prompt.end_token": False, "evaluate.decoding": "greedy", "data.overlong": "truncate"},
-        findings=[{"kind": kind, "count": 3} for kind in kinds],
+        findings=[{"kind": kind, "count": 3, "share": 0.03} for kind in kinds],
         truncated=3,
     )
     changes, recipe = remedies(category, of)
