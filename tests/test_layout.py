@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint"}
+STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -35,12 +35,15 @@ ALLOWED = {
     "models": MIDDLE | {"virtual"},
     "endpoint": {"errors", "sections"},
     "data": MIDDLE | {"endpoint", "languages"},
+    "embeddings": {"errors", "models", "batches"},
     "report": MIDDLE,
+    "ranking": MIDDLE,
     "forecast": GROUND | {"batches"},
     "train": STAGE | {"forecast"},
     "evaluate": STAGE | {"languages"},
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
-    "assessments": STAGE | {"data", "evaluate", "report", "pipeline"},
+    "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
+    "study": STAGE | {"evaluate"},
     "chat": STAGE,
     "export": STAGE,
     "checkup": {"environment", "models"},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from residency import environment, models
 from residency.evaluate import score
 from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
+from residency.evaluate.probes import built_in
 from residency.progress import Progress, Silent
 from residency.prompts import NOTHING, Before, Prompt
 from residency.recipe import Recipe
@@ -22,6 +21,7 @@ from residency.workspace import Dialogue, Run
 OPENING = 0.25  # share of a plain text that is given, where there is no question
 BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
 VALIDATION_QUESTIONS = 16
+OFF_TOPIC = 10  # questions of the probe set off-topic
 REPEATED_MORE = 0.05  # an answer may repeat this share of its four-word runs more than people's answers do
 
 
@@ -111,7 +111,7 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
         progress=progress or Silent(),
     )
     tuned = _load(lambda dtype: models.load_tuned(run.need("model", "train"), dtype))
-    choice = _choose(tuned, exam, [question_of(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
+    choice = choose(tuned, exam, [question_of(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
     _remember(run, choice.decoding)
     performances = {"tuned": _perform(tuned, "tuned", exam, choice.decoding)}
     del tuned
@@ -138,7 +138,7 @@ def _load(load: Callable[[torch.dtype], Any]) -> Any:
     return model.to(models.device())
 
 
-def _choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
+def choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
     """The mildest decoding that is enough on validation questions; `mildest` says what is enough.
 
     Overlap with the reference is no part of it: chrF rewards rambling, and a strong penalty makes models ramble.
@@ -204,8 +204,8 @@ def _perform(model: Any, name: str, exam: Exam, decoding: Decoding) -> Performan
 
 def off_topic() -> list[Question]:
     """Ten questions that have nothing to do with health."""
-    text = (resources.files("residency") / "assets" / "off_topic.jsonl").read_text("utf-8")
-    return [Question(n, json.loads(line)["question"], "") for n, line in enumerate(text.splitlines(), start=1)]
+    asked = built_in("off-topic")[:OFF_TOPIC]
+    return [Question(number, probe.question, "") for number, probe in enumerate(asked, start=1)]
 
 
 def _values(answers: list[Answer], exam: Exam) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ SHOWN = 3  # training examples beside an answer
 CUT = 240  # characters of each text that is shown
 INDEXED = 50_000  # training examples that are looked through, at even distances; an index of millions fills the memory
 BEGINNING = 60  # words of an answer that are looked for; a loop would look for its own phrase alone
-MISSING = "bm25s is not installed; `pip install residency[faults]`"
+MISSING = "bm25s is not installed; `pip install residency[retrieve]`"
 
 
 class Nearest:
