@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures, preferred
+from residency.report import behaviour, faults, figures, forgotten, preferred, ranked
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -78,6 +78,9 @@ def report(run: Run) -> Path:
         "data": run.read_json("data/report.json", "prepare"),
         "train": _maybe(run, "train.json"),
         "evaluate": _maybe(run, "evaluation/scores.json"),
+        "ratings": _maybe(run, "evaluation/ratings.json"),
+        "behaviour": _maybe(run, "evaluation/behaviour.json"),
+        "benchmark": _maybe(run, "evaluation/benchmarks.json"),
     }
     metrics = run.read_jsonl("metrics.jsonl", "train") if content["train"] else []
     answers = run.read_jsonl("evaluation/answers.jsonl", "evaluate") if content["evaluate"] else []
@@ -91,6 +94,12 @@ def report(run: Run) -> Path:
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
         verdicts=_verdicts(content),
         preference=_preference(content),
+        ranking=_ranking(content["ratings"]),
+        faults=faults.section(run),
+        stays=behaviour.shown(content["behaviour"], run.read_jsonl("evaluation/behaviour.jsonl", "behaviour"))
+        if content["behaviour"]
+        else None,
+        benchmarks=_benchmarks(content),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
@@ -102,7 +111,9 @@ def _verdicts(content: dict[str, Any]) -> list[tuple[str, str]]:
     found = verdicts(content["evaluate"]) if content["evaluate"] else []
     measured = content["train"] and content["train"].get("preference")
     sentence = preferred.verdict(measured) if measured else None
-    return [sentence, *found] if sentence else found
+    ranking = ranked.verdict(content["ratings"]) if content["ratings"] else None
+    lost = forgotten.verdict(content["benchmark"]) if content["benchmark"] else None
+    return [one for one in (sentence, ranking) if one] + found + ([lost] if lost else [])
 
 
 def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
@@ -110,6 +121,18 @@ def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
     measured = content["train"] and content["train"].get("preference")
     split = preferred.held_out(measured) if measured else None
     return {"split": split, "rows": preferred.rows(measured)} if split else None
+
+
+def _benchmarks(content: dict[str, Any]) -> dict[str, Any] | None:
+    """What the page says of public benchmarks; None where none were asked."""
+    measured = content["benchmark"]
+    return {"rows": forgotten.rows(measured), "quick": forgotten.quick(measured)} if measured else None
+
+
+def _ranking(ratings: dict[str, Any] | None) -> dict[str, Any] | None:
+    if ratings is None:
+        return None
+    return {"told": ranked.told(ratings), "systems": ranked.systems(ratings), "pairs": ranked.pairs(ratings)}
 
 
 def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -174,6 +197,8 @@ def _whisker(difference: dict[str, float]) -> dict[str, float]:
 
 def _pictures(content: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
     found = {"lengths": figures.lengths(content["data"]["lengths"], content["recipe"]["model"]["max_length"])}
+    if content["ratings"]:
+        found["ratings"] = ranked.picture(content["ratings"])
     if metrics:
         unit = "loss (nats a pair)" if content["train"].get("preference") else "loss (nats a token)"
         found["loss"] = figures.loss(metrics, content["train"]["best_step"], unit)
