@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,11 +44,17 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer; `stopped` says that it ended by itself and not at the limit."""
+    """A model's answer; `stopped` says that it ended by itself and not at the limit.
+
+    Times are from where the answer was asked for: `first_token_seconds` to its first token, `seconds` to its end. Asked
+    in a batch, an answer has those of its batch.
+    """
 
     text: str
     tokens: int
     stopped: bool
+    first_token_seconds: float = field(default=0.0, compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,12 @@ def answer(
     max_new_tokens: int,
     batch: int,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    heard: Callable[[int, Answer], None] = lambda place, given: None,
 ) -> Answers:
-    """Continue each prompt, given as token ids; `tell(done, total)` is called as tokens come."""
+    """Continue each prompt, given as token ids; `tell(done, total)` is called as tokens come.
+
+    `heard(place, answer)` is called as the answer to `prompts[place]` is finished.
+    """
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     groups = [order[start : start + batch] for start in range(0, len(order), batch)]
     config = GenerationConfig(
@@ -87,6 +97,7 @@ def answer(
     found: dict[int, Answer] = {}
     started = time.perf_counter()
     for number, places in enumerate(groups):
+        began = time.perf_counter()
         ids, mask = _left_padded([prompts[place] for place in places], config.pad_token_id, model.device)
         watcher = _Watcher(tell, number * max_new_tokens, len(groups) * max_new_tokens)
         with torch.inference_mode(), _own_settings_aside(model):
@@ -96,8 +107,11 @@ def answer(
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList([watcher]),
             )
+        first, spent = watcher.first - began, time.perf_counter() - began
         for place, row in zip(places, output[:, ids.shape[1] :].tolist(), strict=True):
-            found[place] = _answer(row, prompt, max_new_tokens)
+            own = _answer(row, prompt, max_new_tokens)
+            found[place] = replace(own, first_token_seconds=first, seconds=spent)
+            heard(place, found[place])
     return Answers([found[place] for place in range(len(prompts))], time.perf_counter() - started)
 
 
@@ -145,8 +159,10 @@ class _Watcher(StoppingCriteria):
 
     def __init__(self, tell: Callable[[int, int], None], before: int, total: int) -> None:
         self.tell, self.done, self.total = tell, before, total
+        self.first = 0.0  # when the first token came
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **rest: Any) -> torch.Tensor:
+        self.first = self.first or time.perf_counter()
         self.done += 1
         self.tell(self.done, self.total)
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from residency.report import figures, preferred
+from residency.report.against import against
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -91,6 +92,7 @@ def report(run: Run) -> Path:
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
         verdicts=_verdicts(content),
         preference=_preference(content),
+        against=against(content["evaluate"], METRICS),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
