@@ -42,7 +42,7 @@ def own(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress) -> tuple[S
         load=lambda dtype: models.load_base(recipe.model, dtype, progress=progress),
         weights=lambda: weights_of(recipe.model),
     )
-    return base, Local("tuned", "tuned", str(folder), prompt, **_saved(folder))
+    return base, Local("tuned", "tuned", "model", prompt, **_saved(folder))
 
 
 def others(names: Sequence[str], recipe: Recipe, prompt: Prompt, progress: Progress, key_env: str) -> list[System]:
