@@ -108,14 +108,15 @@ def test_likelihoods_are_plain_cross_entropy_example_by_example(model: Any) -> N
             assert nll == pytest.approx(expected, rel=1e-4)
 
 
-def test_progress_counts_tokens_over_all_batches(model: Any, prompt: Prompt) -> None:
+def test_progress_counts_tokens_over_all_answers_and_ends_at_the_total(model: Any, prompt: Prompt) -> None:
     told: list[tuple[int, int]] = []
 
     def tell(done: int, total: int) -> None:
         told.append((done, total))
 
     answer(model, prompt, asked(prompt), GREEDY, max_new_tokens=6, batch=2, tell=tell)
-    assert {total for _, total in told} == {12}
+    assert {total for _, total in told} == {24}
+    assert told[-1] == (24, 24)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 

@@ -51,6 +51,7 @@ class Exam:
             max_new_tokens=section.max_new_tokens,
             batch=section.batch,
             tell=lambda done, total: self.progress.step(task, done, total, "tokens"),
+            say=self.progress.say,
         )
 
 
@@ -90,6 +91,7 @@ class KeptExam(Exam):
                 batch=section.batch,
                 tell=lambda done, total: self.progress.step(task, done, total, model.unit),
                 heard=heard,
+                say=self.progress.say,
             )
         return Kept([Given(**part[one]["answer"]) for one in asked], _spent(part, task))
 

@@ -77,9 +77,17 @@ class System(Protocol):
         """Load what has to be loaded, so that it is in no time that is measured."""
 
     def ask(
-        self, contents: Sequence[Any], decoding: Decoding, *, max_new_tokens: int, batch: int, tell: Tell, heard: Hear
+        self,
+        contents: Sequence[Any],
+        decoding: Decoding,
+        *,
+        max_new_tokens: int,
+        batch: int,
+        tell: Tell,
+        heard: Hear,
+        say: Callable[[str], None],
     ) -> None:
-        """Answer each; `heard(place, answer)` as each is finished."""
+        """Answer each; `heard(place, answer)` as each is finished, and `say` what is worth a line."""
 
     def example(self, question: str, reference: str, limit: int, before: Before) -> Example | None:
         """A reference answer in this system's tokens; None where it says no likelihoods."""
@@ -140,7 +148,15 @@ class Local:
             self._model = self.load(models.fast_dtype()).to(models.device())
 
     def ask(
-        self, contents: Sequence[Any], decoding: Decoding, *, max_new_tokens: int, batch: int, tell: Tell, heard: Hear
+        self,
+        contents: Sequence[Any],
+        decoding: Decoding,
+        *,
+        max_new_tokens: int,
+        batch: int,
+        tell: Tell,
+        heard: Hear,
+        say: Callable[[str], None],
     ) -> None:
         """Answer each, `batch` at a time."""
         self.ready()
@@ -153,6 +169,7 @@ class Local:
             batch=batch,
             tell=tell,
             heard=lambda place, own: heard(place, Given(**asdict(own))),
+            say=say,
         )
 
     def example(self, question: str, reference: str, limit: int, before: Before) -> Example | None:
@@ -207,7 +224,15 @@ class Remote:
         """Nothing to load."""
 
     def ask(
-        self, contents: Sequence[Any], decoding: Decoding, *, max_new_tokens: int, batch: int, tell: Tell, heard: Hear
+        self,
+        contents: Sequence[Any],
+        decoding: Decoding,
+        *,
+        max_new_tokens: int,
+        batch: int,
+        tell: Tell,
+        heard: Hear,
+        say: Callable[[str], None],
     ) -> None:
         """Answer each, one at a time, at temperature 0; a penalty on repetition is no part of the interface."""
         for place, messages in enumerate(contents):
