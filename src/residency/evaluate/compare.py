@@ -12,15 +12,16 @@ import numpy as np
 import torch
 
 from residency import environment, models
-from residency.evaluate import score
+from residency.evaluate import measure, score
+from residency.evaluate import values as scored
 from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
+from residency.evaluate.measure import Measure, Significance
 from residency.progress import Progress, Silent
 from residency.prompts import NOTHING, Before, Prompt
 from residency.recipe import Recipe
 from residency.workspace import Dialogue, Run
 
 OPENING = 0.25  # share of a plain text that is given, where there is no question
-BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
 VALIDATION_QUESTIONS = 16
 REPEATED_MORE = 0.05  # an answer may repeat this share of its four-word runs more than people's answers do
 
@@ -42,7 +43,7 @@ class Exam:
     recipe: Recipe
     prompt: Prompt
     tests: list[Question]
-    boilerplate: list[str]
+    facts: scored.Facts
     progress: Progress
 
     def ask(self, model: Any, questions: list[Question], decoding: Decoding, task: str) -> Answers:
@@ -78,6 +79,8 @@ class EvaluationReport:
     systems: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, score.Interval]]
     differences: dict[str, score.Interval]
+    significance: dict[str, Significance]
+    signatures: dict[str, str]
     greedy: dict[str, dict[str, float]]
     faults: dict[str, dict[str, int]]
     off_topic: list[dict[str, str]]
@@ -88,6 +91,7 @@ class Performance:
     """Everything one system did: likelihoods, and answers under plain greedy and under the chosen decoding."""
 
     likelihoods: list[tuple[float, int]]
+    sizes: list[int]  # bytes of the reference answers that the likelihoods are of
     chosen: list[Answer]
     greedy: list[Answer]
     off_topic: list[Answer]
@@ -102,12 +106,12 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
     """
     environment.keep_freed_memory()
     environment.give_back_memory()  # of the stages before
-    data = run.read_json("data/report.json", "prepare")
+    tests = [question_of(d) for d in run.dialogues("test")][: recipe.evaluate.questions]
     exam = Exam(
         recipe=recipe,
         prompt=prompt,
-        tests=[question_of(d) for d in run.dialogues("test")][: recipe.evaluate.questions],
-        boilerplate=[item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE],
+        tests=tests,
+        facts=scored.Facts.of(run, tests),
         progress=progress or Silent(),
     )
     tuned = _load(lambda dtype: models.load_tuned(run.need("model", "train"), dtype))
@@ -199,7 +203,11 @@ def _perform(model: Any, name: str, exam: Exam, decoding: Decoding) -> Performan
     if decoding != GREEDY:
         greedy = exam.ask(model, exam.tests, GREEDY, f"Answers of the {name} model, plain greedy").answers
     exam.progress.say(f"Likelihood of the reference answers, {name} model")
-    return Performance(likelihoods(model, examples), chosen, greedy, aside, given.tokens_per_second)
+    sizes = [
+        scored.learnt_bytes(exam.prompt, example, test.reference)
+        for example, test in zip(examples, exam.tests, strict=True)
+    ]
+    return Performance(likelihoods(model, examples), sizes, chosen, greedy, aside, given.tokens_per_second)
 
 
 def off_topic() -> list[Question]:
@@ -208,50 +216,25 @@ def off_topic() -> list[Question]:
     return [Question(n, json.loads(line)["question"], "") for n, line in enumerate(text.splitlines(), start=1)]
 
 
-def _values(answers: list[Answer], exam: Exam) -> dict[str, list[float]]:
-    """Each metric's value for each answer."""
-    found: dict[str, list[float]] = {}
-    for given, test in zip(answers, exam.tests, strict=True):
-        one = score.overlap(given.text, test.reference) | {
-            "stopped": float(given.stopped),
-            "repetition": float(score.loops(given.text)),
-            "repeated": score.repeated(given.text),
-            "boilerplate": float(any(sentence in given.text for sentence in exam.boilerplate)),
-            "empty": float(not given.text),
-            "length": float(given.tokens),
-        }
-        for metric, value in one.items():
-            found.setdefault(metric, []).append(value)
+def _measured(exam: Exam, performance: Performance, values: dict[str, list[float]]) -> dict[str, Measure]:
+    """Every number of a system, of `values` of its answers under the chosen decoding and of what else it did."""
+    found = scored.measures(values, performance.chosen, exam.tests, exam.facts)
+    found |= scored.likelihood_measures(performance.likelihoods, performance.sizes)
+    if performance.off_topic:
+        found["off_topic_kept"] = measure.mean([float(score.steered_back(a.text)) for a in performance.off_topic])
     return found
 
 
 def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) -> EvaluationReport:
     resamples = exam.recipe.evaluate.resamples
-    draws = score.resample(len(exam.tests), resamples)
-    values = {name: _values(p.chosen, exam) for name, p in performances.items()}
-    weights: dict[str, list[float]] = {}
-    for name, performance in performances.items():
-        values[name]["answer_nll"] = [nll / max(tokens, 1) for nll, tokens in performance.likelihoods]
-        weights["answer_nll"] = [float(tokens) for _, tokens in performance.likelihoods]
-    intervals = {
-        name: {metric: score.interval(own[metric], draws, weights.get(metric)) for metric in own}
-        for name, own in values.items()
+    exam.progress.say("Scoring the answers")
+    values = {name: scored.values(p.chosen, exam.tests, exam.facts) for name, p in performances.items()}
+    measured = {name: _measured(exam, p, values[name]) for name, p in performances.items()}
+    intervals = {name: measure.intervals(own, resamples) for name, own in measured.items()}
+    plain = {
+        name: values[name] if p.greedy is p.chosen else scored.values(p.greedy, exam.tests, exam.facts)
+        for name, p in performances.items()
     }
-    differences = {
-        metric: score.difference(own, values["base"][metric], draws, weights.get(metric))
-        for metric, own in values["tuned"].items()
-    }
-    kept = {
-        name: [float(score.steered_back(a.text)) for a in performance.off_topic]
-        for name, performance in performances.items()
-        if performance.off_topic
-    }
-    if kept:
-        probes = score.resample(len(kept["base"]), resamples)
-        for name, own in kept.items():
-            intervals[name]["off_topic_kept"] = score.interval(own, probes)
-        differences["off_topic_kept"] = score.difference(kept["tuned"], kept["base"], probes)
-    plain = {name: _values(p.greedy, exam) for name, p in performances.items()}
     return EvaluationReport(
         questions=len(exam.tests),
         precision=str(models.fast_dtype()).removeprefix("torch."),
@@ -263,7 +246,9 @@ def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) ->
             for name, performance in performances.items()
         },
         intervals=intervals,
-        differences=differences,
+        differences=measure.differences(measured["tuned"], measured["base"], resamples),
+        significance=measure.significance(measured["tuned"], measured["base"]),
+        signatures=scored.signatures(exam.facts.similarity),
         greedy={name: {metric: float(np.mean(own)) for metric, own in plain[name].items()} for name in plain},
         faults={name: _faults(own) for name, own in values.items()},
         off_topic=_probes(performances),
