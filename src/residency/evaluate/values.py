@@ -11,7 +11,6 @@ import numpy as np
 
 from residency import embeddings
 from residency.evaluate import copying, corpus, score, wording
-from residency.evaluate.generate import Answer
 from residency.evaluate.measure import Measure, mean, ratio
 from residency.prompts import Example, Prompt
 from residency.workspace import Run
@@ -25,6 +24,22 @@ class Asked(Protocol):
     @property
     def reference(self) -> str:
         """What a person answered."""
+
+
+class Said(Protocol):
+    """What a system answered, as far as scores go."""
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it took."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended by itself."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Facts:
         )
 
 
-def values(answers: Sequence[Answer], tests: Sequence[Asked], facts: Facts) -> dict[str, list[float]]:
+def values(answers: Sequence[Said], tests: Sequence[Asked], facts: Facts) -> dict[str, list[float]]:
     """Each metric's value for each answer, in the order of the answers."""
     texts, references = [given.text for given in answers], [test.reference for test in tests]
     found: dict[str, list[float]] = {}
@@ -78,7 +93,7 @@ def values(answers: Sequence[Answer], tests: Sequence[Asked], facts: Facts) -> d
 
 
 def measures(
-    own: Mapping[str, Sequence[float]], answers: Sequence[Answer], tests: Sequence[Asked], facts: Facts
+    own: Mapping[str, Sequence[float]], answers: Sequence[Said], tests: Sequence[Asked], facts: Facts
 ) -> dict[str, Measure]:
     """The means of each answer's `values`, and the numbers that no mean gives: corpus scores, variety, reading ease."""
     texts, references = [given.text for given in answers], [test.reference for test in tests]
