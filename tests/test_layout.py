@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint"}
+STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -33,6 +33,7 @@ ALLOWED = {
     "virtual": set(),
     "models": MIDDLE | {"virtual"},
     "endpoint": {"errors", "sections"},
+    "embeddings": {"errors", "models", "batches"},
     "data": MIDDLE | {"endpoint"},
     "report": MIDDLE,
     "forecast": GROUND | {"batches"},

@@ -50,7 +50,7 @@ def recipe_of(base: Path, data: Path, **train: Any) -> Recipe:
             "model": {"base": str(base), "max_length": 256},
             "prompt": {"system": "You are a doctor."} if "llama" in base.name else {},
             "train": {"examples_per_step": 8, "learning_rate": 0.01, "max_steps": 2, "precision": "fp32", **train},
-            "evaluate": {"questions": 5, "max_new_tokens": 12, "resamples": 100, "batch": 2},
+            "evaluate": {"questions": 5, "max_new_tokens": 8, "resamples": 100, "batch": 4},
         }
     )
 
@@ -69,8 +69,15 @@ def untouched(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, data
 
 @pytest.fixture(scope="module")
 def neox_run(tmp_path_factory: pytest.TempPathFactory, neox_folder: Path, data_file: Path) -> Path:
-    """A run of another architecture with another tokenizer and no chat template, trained on the same rows."""
-    return trained(recipe_of(neox_folder, data_file), tmp_path_factory.mktemp("runs") / "pythia")
+    """A run of another architecture with another tokenizer and no chat template, which has learnt two of the questions.
+
+    Two runs split the same rows alike; these were put among the training rows by hand.
+    """
+    folder = trained(recipe_of(neox_folder, data_file), tmp_path_factory.mktemp("runs") / "pythia")
+    lines = (folder / "data" / "test.jsonl").read_text("utf-8").splitlines(keepends=True)
+    with (folder / "data" / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(lines[:2])
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -169,18 +176,12 @@ def test_what_counts_tokens_is_not_compared_across_tokenizers(compared: Run) -> 
     assert {"answer_nll", "length"} <= set(found["others"]["stopped checkpoint-2"]["tuned_minus"])
 
 
-def test_another_run_that_has_learnt_the_questions_is_named_for_it(
-    run: Path, tmp_path: Path, neox_folder: Path, data_file: Path
-) -> None:
-    other = tmp_path / "leaky"
-    recipe = recipe_of(neox_folder, data_file)
-    other_recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"seed": 7})})
-    trained(other_recipe, other)
-    tests = {row.question for row in Run.open(run).dialogues("test")[:5]}
-    learnt = sum(row.question in tests for row in Run.open(other).dialogues("train"))
-    assert learnt, "another seed splits the rows in another way"
-    notes = pipeline.evaluate(run, against=[str(other)]).about["leaky"]["notes"]
-    assert any(note.startswith(f"{learnt} of the 5 questions") for note in notes)
+def test_another_run_that_has_learnt_some_of_the_questions_is_named_for_it(compared: Run) -> None:
+    about = scores(compared)["about"]
+    learnt = [any("are in what it was trained on" in note for note in own["notes"]) for own in about.values()]
+    assert learnt == [name == "pythia" for name in NAMES]
+    assert any(note.startswith("2 of the 5 questions") for note in about["pythia"]["notes"])
+    assert any("without the system message" in note for note in about["pythia"]["notes"])
 
 
 def test_a_checkpoint_is_the_base_with_what_it_has_learnt_so_far(
@@ -208,7 +209,7 @@ def test_an_endpoint_is_asked_what_the_others_are_under_the_same_limits(compared
     first = asked[0]
     assert first["messages"][0] == {"role": "system", "content": "You are a doctor."}
     assert {body["messages"][-1]["content"] for body in asked} >= {row["question"] for row in answers(compared)}
-    assert all((body["temperature"], body["max_tokens"]) == (0, 12) for body in asked)
+    assert all((body["temperature"], body["max_tokens"]) == (0, 8) for body in asked)
     assert len(asked) == 5 + 10 + 2  # questions, off-topic ones, and the two that were asked again
 
 
@@ -260,9 +261,8 @@ def test_no_file_of_the_run_holds_the_key(compared: Run) -> None:
     assert not (compared.folder / "evaluation" / "partial").exists()
 
 
-def test_others_leave_base_and_tuned_as_they_are_without_them(compared: Run, run: Path) -> None:
-    report = pipeline.evaluate(run)
-    alone, beside = scores(Run.open(run)), scores(compared)
+def test_others_leave_base_and_tuned_as_they_are_without_them(compared: Run, whole: tuple[Run, int]) -> None:
+    alone, beside = scores(whole[0]), scores(compared)
     for name in ("base", "tuned"):
         for each in (alone, beside):
             each["systems"][name].pop("tokens_per_second")
@@ -270,8 +270,17 @@ def test_others_leave_base_and_tuned_as_they_are_without_them(compared: Run, run
         assert alone["intervals"][name] == beside["intervals"][name]
     assert alone["differences"] == beside["differences"]
     assert alone["others"] == {}
-    assert report.frame().equals(pl.read_parquet(run / "evaluation" / "answers.parquet"))
-    assert "All systems" not in pipeline.report(run).read_text("utf-8")
+    assert "All systems" not in pipeline.report(whole[0].folder).read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, untouched: Path) -> tuple[Run, int]:
+    """The run, evaluated without an interruption, and how many answers that took."""
+    folder = shutil.copytree(untouched, tmp_path_factory.mktemp("runs") / "doctor")
+    with pytest.MonkeyPatch.context() as patched:
+        counted = Counted(patched)
+        pipeline.evaluate(folder)
+    return Run.open(folder), counted.prompts
 
 
 class StopsInTask(Silent):
@@ -299,65 +308,69 @@ class Counted:
         monkeypatch.setattr(systems, "answer", counting)
 
 
-@pytest.mark.parametrize("task", ["Choosing the decoding, 2", "Answers of the tuned", "Answers of the base"])
+@pytest.mark.parametrize("task", ["Choosing the decoding, 2", "Answers of the base"])
 def test_a_stopped_evaluation_goes_on_and_asks_nothing_twice(
-    task: str, untouched: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, whole: tuple[Run, int], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = Counted(monkeypatch)
-    whole = shutil.copytree(untouched, tmp_path / "whole" / "doctor")
-    pipeline.evaluate(whole)
-    every, counted.prompts = counted.prompts, 0
+    uninterrupted, every = whole
     with pytest.raises(Interrupted, match="residency evaluate"):
         pipeline.evaluate(run, StopsInTask(task, 0.75))
-    files = list((run / "evaluation" / "partial").iterdir())
-    kept = sum('"answer"' in line for file in files for line in file.read_text("utf-8").splitlines())
+    kept = sum(line.count('"answer"') for line in kept_lines(run))
     assert 0 < kept < every
-    counted.prompts = 0
+    counted = Counted(monkeypatch)
     pipeline.evaluate(run)
     assert counted.prompts == every - kept
-    assert said(Run.open(run)) == said(Run.open(whole))
-    assert without_times(scores(Run.open(run))) == without_times(scores(Run.open(whole)))
+    assert said(Run.open(run)) == said(uninterrupted)
+    assert without_times(scores(Run.open(run))) == without_times(scores(uninterrupted))
     assert pipeline.verify(run) == []
 
 
-def test_answers_of_a_changed_model_or_limit_are_never_mixed_in(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def kept_lines(run: Path) -> list[str]:
+    files = (run / "evaluation" / "partial").iterdir()
+    return [line for file in files for line in file.read_text("utf-8").splitlines()]
+
+
+def test_answers_of_a_changed_model_are_never_mixed_in(
+    whole: tuple[Run, int], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Interrupted):
-        pipeline.evaluate(run, StopsInTask("Answers of the base", 0.75))
-    other = shutil.copytree(run, tmp_path / "other" / "doctor")
     from safetensors.torch import load_file, save_file
 
+    with pytest.raises(Interrupted):
+        pipeline.evaluate(run, StopsInTask("Answers of the base", 0.75))
+    base = sum("Answers of the base" in line for line in kept_lines(run))
     file = run / "model" / "model.safetensors"
     weights = {name: value.flip(0).contiguous() for name, value in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})
-    fresh = shutil.copytree(run, tmp_path / "fresh" / "doctor")
-    shutil.rmtree(fresh / "evaluation")
-    pipeline.evaluate(run)
-    pipeline.evaluate(fresh)
-    assert said(Run.open(run)) == said(Run.open(fresh))
     counted = Counted(monkeypatch)
-    pipeline.evaluate(other, overrides=("evaluate.max_new_tokens=13",))
-    # All anew: three candidates on the validation questions, and then questions and probes, of both.
-    assert counted.prompts >= 2 * (5 + 10)
-    assert {row["tuned"]["tokens"] for row in answers(Run.open(other)) if not row["tuned"]["stopped"]} <= {13}
+    pipeline.evaluate(run, overrides=("evaluate.decoding=greedy",))
+    assert counted.prompts == 2 * (5 + 10) - base  # all of the tuned model's anew, the rest of the base's
+    assert [row["base"] for row in answers(Run.open(run))] != [row["tuned"] for row in answers(Run.open(run))]
 
 
-def test_a_line_that_a_kill_cut_short_costs_that_answer_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_under_another_limit_are_never_mixed_in(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Interrupted):
         pipeline.evaluate(run, StopsInTask("Answers of the base", 0.75))
     counted = Counted(monkeypatch)
-    other = shutil.copytree(run, run.parent / "other")
-    pipeline.evaluate(other)
-    left, counted.prompts = counted.prompts, 0
+    pipeline.evaluate(run, overrides=("evaluate.max_new_tokens=9", "evaluate.decoding=greedy"))
+    assert counted.prompts == 2 * (5 + 10)
+    assert {row["tuned"]["tokens"] for row in answers(Run.open(run)) if not row["tuned"]["stopped"]} <= {9}
+
+
+def test_a_line_that_a_kill_cut_short_costs_that_answer_alone(
+    whole: tuple[Run, int], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        pipeline.evaluate(run, StopsInTask("Answers of the base", 0.75))
+    kept = sum(line.count('"answer"') for line in kept_lines(run))
     for file in (run / "evaluation" / "partial").iterdir():
         content = file.read_bytes()
         if b"Answers of the base" in content:
             file.write_bytes(content[:-30])
             break
+    counted = Counted(monkeypatch)
     pipeline.evaluate(run)
-    assert counted.prompts == left + 1
-    assert said(Run.open(run)) == said(Run.open(other))
+    assert counted.prompts == whole[1] - kept + 1
+    assert said(Run.open(run)) == said(whole[0])
 
 
 def test_a_stopped_endpoint_is_not_asked_twice_either(run: Path, server: Server) -> None:
@@ -431,7 +444,8 @@ def test_markup_in_an_answer_stays_text_in_both_tables(
     run: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streams.PIECES", (HOSTILE,))
-    pipeline.evaluate(run, against=[f"{server.address}#big"])
+    report = pipeline.evaluate(run, against=[f"{server.address}#big"])
+    assert report.frame().equals(pl.read_parquet(run / "evaluation" / "answers.parquet"))
     for name in ("table.html", "table.md"):
         assert "<script>" not in (run / "evaluation" / name).read_text("utf-8")
     lines = (run / "evaluation" / "table.md").read_text("utf-8").splitlines()

@@ -25,8 +25,10 @@ from residency.workspace import Run
 
 SYSTEMS = ("base", "tuned")
 METRICS = {
-    "answer_nll", "rouge_l", "bleu", "chrf", "stopped", "repetition", "boilerplate", "empty", "off_topic_kept",
-    "tokens_per_second",
+    "answer_nll", "answer_nll_byte", "perplexity", "perplexity_byte", "rouge_1", "rouge_2", "rouge_l", "bleu", "chrf",
+    "corpus_bleu", "corpus_chrf", "exact_match", "token_f1", "distinct_1", "distinct_2", "length", "length_ratio",
+    "stopped", "repetition", "repeated", "boilerplate", "copied", "copied_words", "reading_ease", "empty",
+    "off_topic_kept", "tokens_per_second",
 }  # fmt: skip
 
 
@@ -215,6 +217,26 @@ def test_likelihoods_are_plain_cross_entropy_and_their_mean_is_over_tokens(run: 
             assert row[system]["answer_nll"] == pytest.approx(nll, rel=1e-4)
             summed, tokens = summed + nll * example.learnt, tokens + example.learnt
         assert scores(run)["systems"][system]["answer_nll"] == pytest.approx(summed / tokens, rel=1e-4)
+
+
+def test_each_difference_says_whether_it_holds_among_all_that_were_compared(run: Run) -> None:
+    found = scores(run)
+    assert set(found["significance"]) == set(found["differences"])
+    assert all(one["p"] <= one["holm"] for one in found["significance"].values())
+    assert not any(one["stands"] for one in found["significance"].values())  # five questions show nothing by themselves
+    assert found["signatures"]["chrf"].startswith("nrefs:1|case:mixed")
+
+
+def test_the_copied_share_is_of_the_training_answers(run: Run) -> None:
+    training = [f" {' '.join(dialogue.answer.split())} " for dialogue in run.dialogues("train")]
+    for system in SYSTEMS:
+        shares = []
+        for row in answers(run):
+            words = row[system]["text"].split()
+            runs = [words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1)]
+            held = [len(own) for own in runs if any(f" {' '.join(own)} " in source for source in training)]
+            shares.append(max(held, default=0) / max(len(words), 1))
+        assert scores(run)["systems"][system]["copied"] == pytest.approx(np.mean(shares))
 
 
 def test_differences_are_tuned_minus_base_with_the_mean_inside_the_interval(run: Run) -> None:

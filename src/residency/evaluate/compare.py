@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residency import environment, models
-from residency.evaluate import named, results, score
+from residency.evaluate import measure, named, results, score
+from residency.evaluate import values as scored
 from residency.evaluate.exam import OWN, Exam, KeptExam, Question, called, off_topic, question_of
 from residency.evaluate.generate import CANDIDATES, GREEDY, Decoding
+from residency.evaluate.measure import Measure, Significance
 from residency.evaluate.partial import Partial
 from residency.evaluate.systems import Given, System
 from residency.progress import Progress, Silent
@@ -23,7 +25,6 @@ from residency.workspace import Dialogue, Dialogues, Run
 if TYPE_CHECKING:
     import polars
 
-BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
 __all__ = [
     "VALIDATION_QUESTIONS",
     "EvaluationReport",
@@ -38,7 +39,7 @@ __all__ = [
 
 VALIDATION_QUESTIONS = 16
 TOLD = ("length", "repetition")  # scores that an answer's row has under other names: tokens, loop
-TOKEN_BOUND = {"answer_nll", "length"}  # scores that count tokens: not to be compared across tokenizers
+TOKEN_BOUND = {"answer_nll", "perplexity", "length"}  # scores that count tokens: not to be compared across tokenizers
 REPEATED_MORE = 0.05  # an answer may repeat this share of its four-word runs more than people's answers do
 
 
@@ -65,6 +66,8 @@ class EvaluationReport:
     systems: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, score.Interval]]
     differences: dict[str, score.Interval]
+    significance: dict[str, Significance]
+    signatures: dict[str, str]
     greedy: dict[str, dict[str, float]]
     faults: dict[str, dict[str, int]]
     off_topic: list[dict[str, Any]]
@@ -90,6 +93,7 @@ class Performance:
     """
 
     likelihoods: list[tuple[float, int]]
+    sizes: list[int]  # bytes of the reference answers that the likelihoods are of
     chosen: list[Given]
     greedy: list[Given]
     off_topic: list[Given]
@@ -118,13 +122,13 @@ def evaluate(
     environment.keep_freed_memory()
     environment.give_back_memory()  # of the stages before
     progress = progress or Silent()
-    data = run.read_json("data/report.json", "prepare")
-    tests = run.dialogues("test")[: recipe.evaluate.questions]
+    dialogues = run.dialogues("test")[: recipe.evaluate.questions]
+    tests = [question_of(dialogue) for dialogue in dialogues]
     exam = KeptExam(
         recipe=recipe,
         prompt=prompt,
-        tests=[question_of(d) for d in tests],
-        boilerplate=[item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE],
+        tests=tests,
+        facts=scored.Facts.of(run, tests),
         progress=progress,
         partial=Partial(run),
     )
@@ -134,7 +138,7 @@ def evaluate(
     _remember(run, choice.decoding)
     performances = {}
     for system in (tuned, base, *others):
-        _note_learnt(system, tests, exam.progress)
+        _note_learnt(system, dialogues, exam.progress)
         performances[system.name] = _perform(system, exam, choice.decoding)
         system.close()
     performances = {name: performances[name] for name in (*OWN, *(system.name for system in others))}
@@ -215,57 +219,43 @@ def _perform(system: System, exam: KeptExam, decoding: Decoding) -> Performance:
     greedy = chosen if system.name in OWN else []
     if greedy and decoding != GREEDY:
         greedy = exam.ask(system, exam.tests, GREEDY, f"{task}, plain greedy").answers
-    likelihoods = exam.likelihoods(system)
+    likelihoods, sizes = exam.likelihoods(system)
     notes = [*system.notes, *system.caveats(decoding), *results.notes(given.answers)]
     same_tokens = system.same_tokens(exam.prompt)
     if not same_tokens:
         notes.append("its tokens are not the run's, so that lengths and likelihoods per token are not compared")
     about = {"kind": system.kind, "source": system.source, "notes": notes}
-    return Performance(likelihoods, chosen, greedy, aside, given.tokens_per_second, about, same_tokens)
+    return Performance(likelihoods, sizes, chosen, greedy, aside, given.tokens_per_second, about, same_tokens)
 
 
-def _values(answers: Sequence[Given], exam: Exam) -> dict[str, list[float]]:
-    """Each metric's value for each answer."""
-    found: dict[str, list[float]] = {}
-    for given, test in zip(answers, exam.tests, strict=True):
-        one = score.overlap(given.text, test.reference) | {
-            "stopped": float(given.stopped),
-            "repetition": float(score.loops(given.text)),
-            "repeated": score.repeated(given.text),
-            "boilerplate": float(any(sentence in given.text for sentence in exam.boilerplate)),
-            "empty": float(not given.text),
-            "length": float(given.tokens),
-        }
-        for metric, value in one.items():
-            found.setdefault(metric, []).append(value)
+def _measured(exam: Exam, performance: Performance, values: dict[str, list[float]]) -> dict[str, Measure]:
+    """Every number of a system, of `values` of its answers under the chosen decoding and of what else it did."""
+    found = scored.measures(values, performance.chosen, exam.tests, exam.facts)
+    if performance.likelihoods:
+        found |= scored.likelihood_measures(performance.likelihoods, performance.sizes)
+    if performance.off_topic:
+        found["off_topic_kept"] = measure.mean([float(score.steered_back(a.text)) for a in performance.off_topic])
     return found
 
 
 def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) -> EvaluationReport:
     resamples = exam.recipe.evaluate.resamples
-    draws = score.resample(len(exam.tests), resamples)
-    values = {name: _values(p.chosen, exam) for name, p in performances.items()}
-    measured = {name: _measured(p, values[name]) for name, p in performances.items()}
-    probes = score.resample(len(performances["base"].off_topic) or 1, resamples)
-
-    def drawn(metric: str) -> np.ndarray:
-        return probes if metric == "off_topic_kept" else draws
-
-    intervals = {
-        name: {metric: score.interval(own, drawn(metric), weights) for metric, (own, weights) in each.items()}
-        for name, each in measured.items()
+    exam.progress.say("Scoring the answers")
+    values = {name: scored.values(p.chosen, exam.tests, exam.facts) for name, p in performances.items()}
+    measured = {name: _measured(exam, p, values[name]) for name, p in performances.items()}
+    intervals = {name: measure.intervals(own, resamples) for name, own in measured.items()}
+    plain = {
+        name: values[name] if p.greedy is p.chosen else scored.values(p.greedy, exam.tests, exam.facts)
+        for name, p in performances.items()
+        if name in OWN
     }
 
     def between(one: str, other: str) -> dict[str, score.Interval]:
         same = performances[one].same_tokens and performances[other].same_tokens
-        return {
-            metric: score.difference(own, measured[other][metric][0], drawn(metric), weights)
-            for metric, (own, weights) in measured[one].items()
-            if metric in measured[other] and (same or metric not in TOKEN_BOUND)
-        }
+        found = measure.differences(measured[one], measured[other], resamples)
+        return {metric: change for metric, change in found.items() if same or metric not in TOKEN_BOUND}
 
     further = [name for name in performances if name not in OWN]
-    plain = {name: _values(performances[name].greedy, exam) for name in OWN}
     return EvaluationReport(
         questions=len(exam.tests),
         precision=str(models.fast_dtype()).removeprefix("torch."),
@@ -278,6 +268,8 @@ def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) ->
         },
         intervals=intervals,
         differences=between("tuned", "base"),
+        significance=measure.significance(measured["tuned"], measured["base"]),
+        signatures=scored.signatures(exam.facts.similarity),
         greedy={name: {metric: float(np.mean(own)) for metric, own in plain[name].items()} for name in plain},
         faults={name: _faults(own) for name, own in values.items()},
         off_topic=_probes(performances),
@@ -286,17 +278,6 @@ def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) ->
         speeds={name: results.speed(p.chosen, p.tokens_per_second) for name, p in performances.items()},
         rows=_long(exam.tests, performances, values, choice.decoding),
     )
-
-
-def _measured(performance: Performance, values: dict[str, list[float]]) -> dict[str, tuple[list[float], Any]]:
-    """Each score's values, by question or by off-topic question, and their weights, None where all weigh the same."""
-    found: dict[str, tuple[list[float], Any]] = {metric: (own, None) for metric, own in values.items()}
-    if performance.likelihoods:
-        means = [nll / max(tokens, 1) for nll, tokens in performance.likelihoods]
-        found["answer_nll"] = (means, [float(tokens) for _, tokens in performance.likelihoods])
-    if performance.off_topic:
-        found["off_topic_kept"] = ([float(score.steered_back(given.text)) for given in performance.off_topic], None)
-    return found
 
 
 def _faults(values: dict[str, list[float]]) -> dict[str, int]:

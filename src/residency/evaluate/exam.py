@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
+from residency.evaluate import values as scored
 from residency.evaluate.generate import Decoding, answer
 from residency.evaluate.partial import Part, Partial, key
 from residency.evaluate.systems import Given, Kept, System
@@ -37,7 +38,7 @@ class Exam:
     recipe: Recipe
     prompt: Prompt
     tests: list[Question]
-    boilerplate: list[str]
+    facts: scored.Facts
     progress: Progress
 
     def ask(self, model: Any, questions: list[Question], decoding: Decoding, task: str) -> Any:
@@ -95,19 +96,21 @@ class KeptExam(Exam):
             )
         return Kept([Given(**part[one]["answer"]) for one in asked], _spent(part, task))
 
-    def likelihoods(self, system: System) -> list[tuple[float, int]]:
-        """Summed negative log-likelihood of each reference answer and its tokens; empty where a system says none."""
+    def likelihoods(self, system: System) -> tuple[list[tuple[float, int]], list[int]]:
+        """Each reference answer's summed NLL and tokens, and its bytes; empty where none is said."""
         limit = self.recipe.model.max_length
-        examples = [system.example(t.question, t.reference, limit, t.before) for t in self.tests]
-        told = [example for example in examples if example is not None]
+        found = [(test, system.example(test.question, test.reference, limit, test.before)) for test in self.tests]
+        told = [(test, example) for test, example in found if example is not None]
         if not told:
-            return []
+            return [], []
+        examples = [example for _, example in told]
         part = self.partial.of(system=system.decided_by(), likelihoods=True)
-        asked = key([[example.input_ids, example.learn_from] for example in told])
+        asked = key([[example.input_ids, example.learn_from] for example in examples])
         if asked not in part:
             self.progress.say(f"Likelihood of the reference answers, {called(system.name)}")
-            part.keep(asked, system.likelihoods(told))
-        return [(nll, tokens) for nll, tokens in part[asked]]
+            part.keep(asked, system.likelihoods(examples))
+        sizes = [scored.learnt_bytes(system.prompt, example, test.reference) for test, example in told]
+        return [(nll, tokens) for nll, tokens in part[asked]], sizes
 
 
 def called(name: str) -> str:

@@ -74,11 +74,14 @@ def steered_back(text: str) -> bool:
 
 
 def overlap(answer: str, reference: str) -> dict[str, float]:
-    """ROUGE-L F1 (stemmed), sentence BLEU and chrF of an answer against its reference, each from 0 to 100."""
+    """ROUGE-1, -2 and -L F1 (stemmed), sentence BLEU and chrF of an answer against its reference, each 0 to 100."""
     import sacrebleu
 
+    rouge = _rouge().score(reference, answer)
     return {
-        "rouge_l": 100 * _rouge().score(reference, answer)["rougeL"].fmeasure,
+        "rouge_1": 100 * rouge["rouge1"].fmeasure,
+        "rouge_2": 100 * rouge["rouge2"].fmeasure,
+        "rouge_l": 100 * rouge["rougeL"].fmeasure,
         "bleu": sacrebleu.sentence_bleu(answer, [reference]).score,
         "chrf": sacrebleu.sentence_chrf(answer, [reference]).score,
     }
@@ -88,7 +91,7 @@ def overlap(answer: str, reference: str) -> dict[str, float]:
 def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
 def resample(total: int, times: int, seed: int = 0) -> np.ndarray:

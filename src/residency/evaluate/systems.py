@@ -40,7 +40,7 @@ class Given(Answer):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of this answer alone; of the time that others in its batch took as well. None where no time was measured."""
+        """Of this answer, over all the time that it took, others of its batch among it; None where none was measured."""
         return self.tokens / self.seconds if self.seconds > 0 else None
 
 
@@ -64,6 +64,7 @@ class System(Protocol):
     kind: str  # base, tuned, run, checkpoint, model, endpoint
     source: str  # where it lies, or is asked
     unit: str  # what its progress counts
+    prompt: Prompt  # how it is asked; of an endpoint, the run's own, by which tokens are counted
     notes: list[str]  # what has to be said beside its numbers
     learnt_from: Path | None  # the training rows of another run
 
