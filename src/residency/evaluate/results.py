@@ -113,8 +113,8 @@ def remarks(scores: Mapping[str, Any]) -> list[str]:
         f"{scores['questions']} held-out questions, the same to all; decoding: {scores['decoding']['name']}.",
         "Scores are means with 95% intervals by bootstrap over the questions; a difference is paired, and none is "
         "shown where its interval includes zero. The more systems, the likelier that one interval of many misses.",
-        "A model on this machine answers many questions at once, so that each waits for others; an endpoint is asked one "
-        "question at a time. Times are in seconds from the question.",
+        "A model on this machine answers many questions at once, so that each waits for others; an endpoint is asked "
+        "one question at a time. Times are in seconds from the question.",
     ]
     return found + [f"{name}: {note}." for name, about in scores["about"].items() for note in about["notes"]]
 

@@ -40,7 +40,7 @@ class Given(Answer):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of this answer, over all the time that it took, others of its batch among it; None where none was measured."""
+        """Of this answer, over all the time that it took, with others at once; None where none was measured."""
         return self.tokens / self.seconds if self.seconds > 0 else None
 
 
