@@ -133,7 +133,10 @@ def test_a_perplexity_is_not_counted_as_a_further_comparison() -> None:
 
 def test_a_number_that_a_system_does_not_have_is_left_out_of_what_is_compared() -> None:
     nothing = Measure(np.zeros((3, 2)), ratio)
-    own, other = {"a": mean([1, 2, 3]), "b": nothing, "c": mean([1, 1, 1])}, {"a": mean([1, 1, 1]), "b": mean([1, 2, 3])}
+    own, other = (
+        {"a": mean([1, 2, 3]), "b": nothing, "c": mean([1, 1, 1])},
+        {"a": mean([1, 1, 1]), "b": mean([1, 2, 3])},
+    )
     assert set(intervals(own, 50)) == {"a", "c"}
     assert set(differences(own, other, 50)) == set(significance(own, other)) == {"a"}
 

@@ -46,7 +46,7 @@ def test_each_answer_has_a_value_of_each_metric() -> None:
     assert found["exact_match"] == [0, 0, 0, 1]
     assert found["token_f1"][3] == found["copied"][3] == 1
     assert found["copied_words"] == [6, 1, 0, 5]
-    assert found["copied"][0] == pytest.approx(6 / 17)
+    assert found["copied"][0] == pytest.approx(6 / 18)
     assert found["stopped"] == [1, 0, 1, 1]
     assert found["repetition"] == [0, 1, 0, 0]
     assert found["boilerplate"] == [0, 0, 0, 1]
@@ -62,8 +62,10 @@ def test_corpus_scores_are_sacrebleus_with_its_signatures() -> None:
     told = corpus.signatures()
     assert told["corpus_bleu"] == f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
     assert told["bleu"].startswith("nrefs:1|case:mixed|eff:yes|tok:13a")
-    assert told["chrf"] == told["corpus_chrf"] == (
-        f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{sacrebleu.__version__}"
+    assert (
+        told["chrf"]
+        == told["corpus_chrf"]
+        == (f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{sacrebleu.__version__}")
     )
 
 
