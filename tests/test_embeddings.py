@@ -24,6 +24,14 @@ def test_vectors_have_unit_length_and_texts_that_mean_alike_lie_near() -> None:
 
 
 @installed
+def test_vectors_are_those_that_sentence_transformers_documents() -> None:
+    texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+    found = embeddings.embed(texts)
+    expected = [[1, 0.6660, 0.1046], [0.6660, 1, 0.1411], [0.1046, 0.1411, 1]]  # of this model, in its quick start
+    assert found @ found.T == pytest.approx(np.array(expected), abs=1e-4)
+
+
+@installed
 def test_a_vector_does_not_hang_on_the_texts_beside_it() -> None:
     together = embeddings.embed([*TEXTS, "word " * 200])
     assert np.concatenate([embeddings.embed([text]) for text in TEXTS]) == pytest.approx(together[:4], abs=1e-5)

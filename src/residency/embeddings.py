@@ -59,7 +59,8 @@ def embed(texts: Sequence[str]) -> np.ndarray:
             states = _summed(model, [windows[row][1] for row in batch])
             for row, state in zip(batch, states, strict=True):
                 sums[windows[row][0]] += state
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    found: np.ndarray = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def _windows(ids: list[int], tokenizer: Any) -> list[list[int]]:

@@ -46,7 +46,7 @@ def test_each_answer_has_a_value_of_each_metric() -> None:
     assert found["exact_match"] == [0, 0, 0, 1]
     assert found["token_f1"][3] == found["copied"][3] == 1
     assert found["copied_words"] == [6, 1, 0, 5]
-    assert found["copied"][0] == pytest.approx(6 / 17)
+    assert found["copied"][0] == pytest.approx(6 / 18)
     assert found["stopped"] == [1, 0, 1, 1]
     assert found["repetition"] == [0, 1, 0, 0]
     assert found["boilerplate"] == [0, 0, 0, 1]

@@ -6,15 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.evaluate.measure import intervals, mean
-from residency.evaluate.wording import (
-    distinct,
-    exact_match,
-    is_english,
-    normalised,
-    reading_counts,
-    reading_ease,
-    token_f1,
-)
+from residency.evaluate.wording import distinct, exact_match, normalised, token_f1
 
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=8).map(" ".join), min_size=1, max_size=8)
 
@@ -76,24 +68,3 @@ def test_the_interval_of_distinct_n_holds_its_value_and_what_other_answers_of_th
         assert found.low <= found.mean <= found.high
         held.append(found.low <= expected <= found.high)
     assert np.mean(held) > 0.8
-
-
-def test_reading_ease_is_textstats_for_one_text() -> None:
-    textstat = pytest.importorskip("textstat")
-    for text in (
-        "The cat sat on the mat. It was a good day, and the sun was out.",
-        "Pharmacological interventions necessitate individualised consideration of contraindications.",
-        "If the fever is above 39, or if you are breathless, go to the emergency department at once.",
-    ):
-        ours = float(reading_ease(np.array([reading_counts(text)], dtype=float))[0])
-        assert ours == pytest.approx(textstat.flesch_reading_ease(text), abs=1e-6)
-
-
-def test_what_has_no_words_has_no_reading_ease() -> None:
-    assert reading_counts("") == reading_counts(" 12 -- 7.5!\n") == (0, 0, 0)
-    assert np.isnan(reading_ease(np.zeros((1, 3)))[0])
-
-
-def test_english_is_told_from_german() -> None:
-    assert is_english(["Rest for two days, and drink enough water.", "See a doctor if the fever comes back."])
-    assert not is_english(["Ruhen Sie sich zwei Tage aus und trinken Sie genug.", "Gehen Sie bei Fieber zum Arzt."])

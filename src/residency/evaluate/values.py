@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from residency import embeddings
-from residency.evaluate import copying, corpus, score, wording
+from residency.evaluate import copying, corpus, reading, score, wording
 from residency.evaluate.measure import Measure, mean, ratio
 from residency.prompts import Example, Prompt
 from residency.workspace import Run
@@ -63,7 +63,7 @@ class Facts:
             boilerplate=[item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE],
             training=lambda: (dialogue.answer for dialogue in run.dialogues("train")),
             similarity=embeddings.available(),
-            english=wording.is_english([test.reference for test in tests]),
+            english=reading.is_english([test.reference for test in tests]),
         )
 
 
@@ -104,8 +104,8 @@ def measures(
     lengths = np.array([[len(text.split()), word] for text, word in zip(texts, words, strict=True)], dtype=float)
     found["length_ratio"] = Measure(lengths, ratio)
     if facts.english:
-        counts = np.array([wording.reading_counts(text) for text in texts], dtype=float)
-        found["reading_ease"] = Measure(counts, wording.reading_ease)
+        counts = np.array([reading.reading_counts(text) for text in texts], dtype=float)
+        found["reading_ease"] = Measure(counts, reading.reading_ease)
     return found
 
 

@@ -1,4 +1,4 @@
-"""How answers are worded: SQuAD's comparison of short answers, variety of words, ease of reading."""
+"""How answers are worded: SQuAD's comparison of short answers, variety of words."""
 
 from __future__ import annotations
 
@@ -58,31 +58,3 @@ def distinct(texts: Sequence[str], size: int) -> list[float]:
 def _runs(text: str, size: int) -> list[tuple[str, ...]]:
     words = text.lower().split()
     return [tuple(words[place : place + size]) for place in range(len(words) - size + 1)]
-
-
-def reading_counts(text: str) -> tuple[int, int, int]:
-    """Words, sentences and syllables of an English text, as textstat counts them (syllables by the CMU dictionary)."""
-    if not any(letter.isalpha() for letter in text):
-        return 0, 0, 0
-    import textstat
-
-    return textstat.lexicon_count(text), textstat.sentence_count(text), textstat.syllable_count(text)
-
-
-def reading_ease(sums: np.ndarray) -> np.ndarray:
-    """Flesch's reading ease (Flesch 1948) of words, sentences and syllables [rows, 3]; nan where there are no words.
-
-    The higher, the easier: 60 to 70 is plain English, under 30 is for graduates.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        words, sentences, syllables = sums[:, 0], sums[:, 1], sums[:, 2]
-        found: np.ndarray = 206.835 - 1.015 * words / sentences - 84.6 * syllables / words
-    return found
-
-
-def is_english(texts: Sequence[str]) -> bool:
-    """Whether the first of the texts are English, by py3langid."""
-    import py3langid
-
-    language, _ = py3langid.classify(" ".join(texts[:20])[:4000])
-    return bool(language == "en")
