@@ -251,10 +251,11 @@ def main() -> None:
 
 def write_job(arguments: argparse.Namespace, folder: Path) -> None:
     """The questions of the built-in clinic, as often as it has them, in the model's own chat template."""
-    from residency.models import load_prompt
-    from residency.recipe import Recipe
+    from residency.models import load_tokenizer
+    from residency.prompts import Prompt
+    from residency.recipe import ModelSection, PromptSection
 
-    prompt = load_prompt(Recipe.model_validate({"name": "speed", "model": {"base": MODEL}}))
+    prompt = Prompt.build(PromptSection(), load_tokenizer(ModelSection(base=MODEL)))
     lines = (resources.files("residency") / "assets" / "clinic.jsonl").read_text("utf-8").splitlines()
     questions = list(dict.fromkeys(json.loads(line)["Description"].removeprefix("Q. ") for line in lines))
     if len(questions) < arguments.questions:

@@ -247,6 +247,7 @@ def evaluate(
     options = [part for other in against for part in ("--against", other)]
     options += ["--key-env", key_env] if against and key_env != evaluation.KEY_ENV else []
     with opened.working(shlex.join(["residency", "evaluate", str(folder), *options])):
+        opened.forget("evaluation/ratings.json", "evaluation/ratings.svg")
         found = evaluation.evaluate(recipe, opened, prompt, progress, against=against, key_env=key_env)
         opened.seal()
     return found

@@ -25,7 +25,7 @@ from residency import virtual
 from residency.evaluate import decode
 from residency.evaluate.decode import Choosing, Decoder, Ended, Unfit
 
-LIMIT = 14
+LIMIT = 12
 SIZE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 GROUPED = SIZE | {"num_key_value_heads": 2, "head_dim": 8}
 CONFIGS = {
@@ -46,8 +46,7 @@ CHOICES = {
     "greedy": Choosing(),
     "repetition penalty": Choosing(repetition_penalty=1.3),
     "no pair twice": Choosing(no_repeat_ngram_size=2),
-    "no token twice": Choosing(no_repeat_ngram_size=1),
-    "both": Choosing(repetition_penalty=1.1, no_repeat_ngram_size=3),
+    "penalty, and no token twice": Choosing(repetition_penalty=1.1, no_repeat_ngram_size=1),
 }
 STOPS = (7, 23)
 
@@ -99,10 +98,9 @@ def together(model: Any, asked: list[list[int]], choosing: Choosing, most: int, 
 
 @pytest.mark.parametrize("choosing", CHOICES.values(), ids=CHOICES)
 def test_every_family_answers_token_for_token_as_transformers_does_alone(model: Any, choosing: Choosing) -> None:
-    asked = prompts(9, 2, 17, 1, 5, 5, 30) + prompts(4, 12, 1, common=10)
-    for batch in (asked, asked[-3:]):  # the latter begin alike
-        found = together(model, batch, choosing, most=3)
-        for place, ids in enumerate(batch):
+    for asked in (prompts(9, 2, 17, 1), prompts(4, 12, 1, common=10)):  # the latter begin alike
+        found = together(model, asked, choosing, most=2)
+        for place, ids in enumerate(asked):
             expected = alone(model, ids, choosing)
             stopped = expected[-1] in STOPS
             assert found[place].ids == (expected[:-1] if stopped else expected)
@@ -111,7 +109,7 @@ def test_every_family_answers_token_for_token_as_transformers_does_alone(model: 
 
 def test_some_of_these_answers_stop_and_others_run_to_the_limit() -> None:
     # Else the test above would say nothing about questions that take the places of answers that have ended.
-    found = together(make(CONFIGS["llama"]), prompts(*range(1, 30)), Choosing(), most=4)
+    found = together(make(CONFIGS["llama"]), prompts(*range(1, 30)), Choosing(repetition_penalty=1.3), most=4)
     lengths = {len(ended.ids) for ended in found.values() if ended.stopped}
     assert len(lengths) > 2
     assert any(not ended.stopped and len(ended.ids) == LIMIT for ended in found.values())

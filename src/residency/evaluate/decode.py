@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from residency.evaluate.packed import packed
 from residency.evaluate.slots import Slots
 
 TOKENS_AT_ONCE = 2048  # of prompts in one forward pass
@@ -219,7 +220,7 @@ class Decoder:
 
     def run(self) -> None:
         """Answer all prompts; each is handed to `heard` as soon as it has ended."""
-        with self.model.ready():
+        with self.model.ready(), packed(self.model.model):
             self.share()
             while self.waiting or self.running:
                 free = self.most - len(self.running)
@@ -338,4 +339,4 @@ class Decoder:
             banned = [one.runs.get(tuple(one.ids[len(one.ids) - size + 1 :]), ()) for one in running]
             rows = [row for row, own in enumerate(banned) for _ in own]
             logits[rows, [token for own in banned for token in own]] = -torch.inf
-        return logits.argmax(-1).tolist()  # type: ignore[no-any-return]
+        return logits.max(-1).indices.tolist()  # on a CPU four times as fast as argmax
