@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,28 @@ def test_no_answer_that_a_person_wrote_is_a_loop() -> None:
 )
 def test_lists_in_which_words_return_are_no_loops(text: str) -> None:
     assert not score.loops(text)
+
+
+def test_loops_of_a_real_model_are_found_unless_a_word_of_the_phrase_changes() -> None:
+    """Answers of SmolLM2-135M-Instruct under plain greedy, and what a reader calls a loop: five of twelve."""
+    rows = [
+        json.loads(line)
+        for line in (Path(__file__).parent / "greedy_answers.jsonl").read_text("utf-8").split("\n")
+        if line
+    ]
+    found = [row["text"] for row in rows if score.loops(row["text"])]
+    assert all(row["loop"] for row in rows if row["text"] in found)
+    (missed,) = (row["text"] for row in rows if row["loop"] and row["text"] not in found)
+    assert "The second treatment is" in missed and "The third treatment is" in missed  # it counts in words
+    assert score.repeated(missed) > 0.5
+
+
+def test_a_loop_may_number_its_items() -> None:
+    item = "Acute leukemia: the most severe stage of it, which begins in the blood."
+    assert score.loops("\n".join(f"{n}. {item}" for n in range(9, 12)))
+    assert not score.loops(
+        "\n".join(f"{n}. {item.replace('Acute', kind)}" for n, kind in enumerate(("Acute", "Old", "New")))
+    )
 
 
 @settings(deadline=None, max_examples=40)

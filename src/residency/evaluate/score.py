@@ -16,6 +16,7 @@ LOOP_CUT = 2.5  # times, where the text ends within the third
 LOOP_WORDS = 12  # words that the repeats cover together, at least
 
 _WORD = re.compile(r"\S+")
+_ITEM = re.compile(r"(?m)^[ \t]*\d{1,3}[.)](?=\s)")  # the number of a list's item
 _HEALTH = re.compile(
     r"\b(health|medical|medicine|doctor|symptom|illness|patient|clinic|treatment|physician|diagnos\w*)\w*\b", re.I
 )
@@ -45,9 +46,9 @@ def loops(text: str) -> bool:
 
     Where the text ends in it, half of the third time is enough: the limit on an answer's length cuts it there, and a
     phrase of 60 words never comes three whole times in 200 tokens. Compared are words as they stand between white
-    space, lower-cased.
+    space, lower-cased; the numbers of a list's items are none, since a loop may count on.
     """
-    words = [word.lower() for word in _WORD.findall(text)]
+    words = [word.lower() for word in _WORD.findall(_ITEM.sub(" ", text))]
     for period in range(1, min(LOOP_LONGEST, int(len(words) / LOOP_CUT)) + 1):
         run = 0
         for place in range(period, len(words)):

@@ -41,12 +41,13 @@ def distinct(texts: Sequence[str], size: int) -> list[float]:
     Distinct-n is the number of different runs of `size` words over that of all (Li et al. 2016, arXiv:1510.03055), here
     of lower-cased words between white space, within a text. It is no mean over texts: what comes back are jackknife
     pseudo-values (Tukey 1958), moved so that their mean is the value. Resampling them gives the interval; resampling
-    the texts themselves would not, since a text that is drawn twice has nothing new the second time.
+    the texts themselves would not, since a text that is drawn twice has nothing new the second time. All nan where no
+    text has a run.
     """
     runs = [_runs(text, size) for text in texts]
     total, all_runs = sum(map(len, runs)), Counter(run for own in runs for run in set(own))
     if not total:
-        return [0.0] * len(texts)
+        return [float("nan")] * len(texts)
     value = len(all_runs) / total
     alone = np.array([sum(all_runs[run] == 1 for run in set(own)) for own in runs])
     rest = np.maximum(total - np.array([len(own) for own in runs]), 1)
