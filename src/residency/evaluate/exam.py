@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 
 from residency.evaluate import values as scored
 from residency.evaluate.generate import Decoding, answer
 from residency.evaluate.partial import Part, Partial, key
+from residency.evaluate.probes import built_in
 from residency.evaluate.systems import Given, Kept, System
 from residency.progress import Progress
 from residency.prompts import NOTHING, Before, Prompt
@@ -18,6 +17,7 @@ from residency.recipe import Recipe
 from residency.workspace import Dialogue
 
 OPENING = 0.25  # share of a plain text that is given, where there is no question
+OFF_TOPIC = 10  # questions of the probe set off-topic
 OWN = ("base", "tuned")  # the run's own systems; all others are named by the user
 
 
@@ -129,8 +129,8 @@ def question_of(dialogue: Dialogue) -> Question:
 
 def off_topic() -> list[Question]:
     """Ten questions that have nothing to do with health."""
-    text = (resources.files("residency") / "assets" / "off_topic.jsonl").read_text("utf-8")
-    return [Question(n, json.loads(line)["question"], "") for n, line in enumerate(text.splitlines(), start=1)]
+    asked = built_in("off-topic")[:OFF_TOPIC]
+    return [Question(number, probe.question, "") for number, probe in enumerate(asked, start=1)]
 
 
 def _spent(part: Part, task: str) -> float:
