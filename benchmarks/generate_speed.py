@@ -4,7 +4,7 @@
     python benchmarks/generate_speed.py --questions 24
     python benchmarks/generate_speed.py --only loop residency-bf16
 
-Each system runs in a process of its own, on all cores, with the same prompts in tokens and the same end tokens, greedy;
+Each system runs in a process of its own, on all cores (or OMP_NUM_THREADS), with the same prompts in tokens and the same end tokens, greedy;
 loading, and one short question to warm up, are not counted.
 
 * loop: the tutorial's, a question at a time through transformers' `generate` in float32.
@@ -127,7 +127,7 @@ def llama_cpp(job: Job) -> Callable[[list[list[int]], int], list[list[int]]]:
     from llama_cpp import Llama
 
     longest = max(map(len, job.prompts)) + job.limit
-    threads = os.cpu_count() or 1
+    threads = cores()
     llama = Llama(str(gguf(job.folder)), n_ctx=longest, n_threads=threads, n_threads_batch=threads, verbose=False)
 
     def answers(prompts: list[list[int]], limit: int) -> list[list[int]]:
@@ -156,8 +156,7 @@ def ctranslate2(job: Job, quantisation: str) -> Callable[[list[list[int]], int],
     source = models.fetch_built_in(MODEL, Silent())
     converted = job.folder / f"ctranslate2-{quantisation}"
     ct2.converters.TransformersConverter(str(source)).convert(str(converted), quantization=quantisation)
-    threads = os.cpu_count() or 1
-    generator = ct2.Generator(str(converted), compute_type=quantisation, intra_threads=threads)
+    generator = ct2.Generator(str(converted), compute_type=quantisation, intra_threads=cores())
     tokenizer = AutoTokenizer.from_pretrained(source)
     ends = tokenizer.convert_ids_to_tokens(job.stops)
 
@@ -205,6 +204,11 @@ def loaded(dtype: Any) -> Any:
     model = models.load_base(ModelSection(base=MODEL), dtype)
     model.generation_config = GenerationConfig()
     return model
+
+
+def cores() -> int:
+    """As many as torch takes: all, or what OMP_NUM_THREADS says."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def until(ids: list[int], stops: list[int]) -> list[int]:

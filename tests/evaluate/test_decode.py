@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -85,7 +86,7 @@ def alone(model: Any, ids: list[int], choosing: Choosing) -> list[int]:
         repetition_penalty=choosing.repetition_penalty,
         no_repeat_ngram_size=choosing.no_repeat_ngram_size,
     )
-    out = model.generate(given, attention_mask=torch.ones_like(given), generation_config=config)
+    out = model.generate(input_ids=given, attention_mask=torch.ones_like(given), generation_config=config)
     return out[0, len(ids) :].tolist()  # type: ignore[no-any-return]
 
 
@@ -164,6 +165,17 @@ def test_seconds_run_from_when_a_question_enters_the_batch() -> None:
     for ended in found.values():
         assert 0 < ended.first_token_seconds <= ended.seconds < 5
         assert (ended.first_token_seconds == ended.seconds) == (len(ended.ids) + ended.stopped == 1)
+
+
+def test_a_model_whose_adapter_is_not_merged_answers_with_it() -> None:
+    plain, asked = make(CONFIGS["llama"]), prompts(3, 9)
+    before = together(plain, asked, Choosing(), most=2)
+    model = get_peft_model(plain, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))
+    found = together(model.double(), asked, Choosing(), most=2)
+    for place, ids in enumerate(asked):
+        expected = alone(model, ids, Choosing())
+        assert found[place].ids == (expected[:-1] if found[place].stopped else expected)
+    assert found[0].ids != before[0].ids
 
 
 def test_the_models_attention_is_given_back_and_the_model_is_not_held() -> None:

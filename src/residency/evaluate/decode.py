@@ -98,11 +98,11 @@ class Body:
         if not model._supports_sdpa or not model._supports_attention_backend or model.get_output_embeddings() is None:
             raise Unfit("an attention of its own")
         config = model.config.get_text_config(decoder=True)
-        kinds = DynamicCache(config=config).layers
+        kinds: list[Any] = DynamicCache(config=config).layers
         chunked = "chunked_attention" in (getattr(config, "layer_types", None) or ())
         if not kinds or chunked or {type(kind) for kind in kinds} - {DynamicLayer, DynamicSlidingWindowLayer}:
             raise Unfit("layers that keep something else than keys and values")
-        windows = {kind.sliding_window if kind.is_sliding else None for kind in kinds}
+        windows: set[Any] = {kind.sliding_window if kind.is_sliding else None for kind in kinds}
         if len(windows - {None}) > 1:
             raise Unfit("several windows")
         return cls(model, len(kinds), None in windows, max(windows - {None}, default=None))

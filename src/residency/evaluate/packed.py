@@ -24,7 +24,7 @@ def packed(model: torch.nn.Module) -> Iterator[int]:
 
     None do where oneDNN has no bf16, or where memory for a second copy of the weights is short.
     """
-    layers = [module for module in model.modules() if _fits(module)]
+    layers: list[Any] = [module for module in model.modules() if _fits(module)]
     taken = 2 * sum(layer.weight.numel() for layer in layers)
     if not computes_bf16() or 2 * taken > environment.available_memory():
         layers = []
@@ -43,8 +43,8 @@ def computes_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _fits(module: torch.nn.Module) -> bool:
-    return (
+def _fits(module: Any) -> bool:
+    return bool(
         type(module) is torch.nn.Linear
         and module.weight.dtype == torch.bfloat16
         and module.weight.device.type == "cpu"

@@ -23,13 +23,13 @@ class _Target:
     slots: torch.Tensor | None = None  # [slots], 0, 1, 2 ...
 
 
-class _Layer(CacheLayerMixin):  # type: ignore[misc]
+class _Layer(CacheLayerMixin):
     """One layer's keys and values [slots, heads, columns, size]."""
 
     is_sliding = False  # all columns are kept; a window is the mask's business
 
     def __init__(self, target: _Target, slots: int, columns: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.target, self.slots, self.columns = target, slots, columns
         self.clean = 0  # columns that have been zeroed
         self.shared: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -81,12 +81,13 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
     get_max_cache_shape = get_max_length  # its name in earlier versions
 
 
-class Slots(Cache):  # type: ignore[misc]
+class Slots(Cache):
     """A cache of transformers that is told before each forward pass where its keys go."""
 
     def __init__(self, layers: int, slots: int, columns: int) -> None:
         self.target = _Target()
-        super().__init__(layers=[_Layer(self.target, slots, columns) for _ in range(layers)])
+        self.held: list[Any] = [_Layer(self.target, slots, columns) for _ in range(layers)]
+        super().__init__(layers=self.held)
 
     def fill(self, first: int, last: int, start: int, new: int) -> None:
         """The next pass puts `new` keys into each of the slots first:last, from column `start` on."""
@@ -101,18 +102,18 @@ class Slots(Cache):  # type: ignore[misc]
 
     def keep_shared(self, length: int) -> None:
         """Remember what slot 0 holds in its first columns: all answers begin with it."""
-        for layer in self.layers:
+        for layer in self.held:
             layer.shared = (layer.keys[:1, :, :length].clone(), layer.values[:1, :, :length].clone())
 
     def put_shared(self, first: int, last: int) -> None:
         """Begin the slots first:last with what is shared."""
-        for layer in self.layers:
+        for layer in self.held:
             keys, values = layer.shared
             layer.keys[first:last, :, : keys.shape[2]] = keys
             layer.values[first:last, :, : keys.shape[2]] = values
 
     def move(self, source: int, slot: int, length: int) -> None:
         """Copy the first columns of one slot to another."""
-        for layer in self.layers:
+        for layer in self.held:
             layer.keys[slot, :, :length] = layer.keys[source, :, :length]
             layer.values[slot, :, :length] = layer.values[source, :, :length]
