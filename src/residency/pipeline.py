@@ -235,6 +235,7 @@ def evaluate(folder: Path, progress: Progress | None = None, overrides: tuple[st
     recipe = opened.load_recipe(overrides)
     prompt = load_prompt(recipe, progress)
     with opened.working(f"residency evaluate {folder}"):
+        opened.forget("evaluation/ratings.json", "evaluation/ratings.svg")
         found = evaluation.evaluate(recipe, opened, prompt, progress)
         opened.seal()
     return found

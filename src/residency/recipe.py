@@ -24,6 +24,7 @@ from residency.sections import (
     ScheduleSection,
     Section,
     Share,
+    StudySection,
     SynthesiseSection,
     against_dpo,
 )
@@ -228,6 +229,7 @@ class Recipe(Section):
     prompt: PromptSection = Field(default_factory=PromptSection)
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    study: StudySection = Field(default_factory=StudySection)
 
     @model_validator(mode="after")
     def _dpo_holds(self) -> Recipe:

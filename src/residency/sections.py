@@ -147,6 +147,23 @@ class SynthesiseSection(Section):
         return self
 
 
+class StudySection(Section):
+    """What `residency study` sets beside fine-tuning."""
+
+    instruction: str | None = Field(
+        None, min_length=1, description="written instruction; made from the training data when left out"
+    )
+    neighbours: int = Field(
+        3, ge=1, le=50, description="nearest training dialogues put before a question, as examples or notes, at most"
+    )
+    lora_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="of the study's LoRA; when left out, train's, or ten times that of all weights"
+    )
+    full_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="of the study's full fine-tuning; when left out, train's, or a tenth of adapters'"
+    )
+
+
 def _is_web_address(text: str) -> bool:
     try:
         parts = urlsplit(text)

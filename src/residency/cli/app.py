@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Turn a general language model into a specialist on your own dialogues, and prove that it became one.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

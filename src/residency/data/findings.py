@@ -12,7 +12,8 @@ from typing import Literal
 
 import polars as pl
 
-from residency.data import audit, languages, preferences, privacy
+from residency import languages
+from residency.data import audit, preferences, privacy
 from residency.errors import listed
 
 Severity = Literal["problem", "warning", "note"]

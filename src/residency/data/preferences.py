@@ -35,7 +35,7 @@ class Pairs:
 
 def from_votes(rows: pl.DataFrame, votes: pl.Series) -> Pairs:
     """The better answer over the other one; `rows` has row, question, answer and rejected for the answers a and b."""
-    said = votes.str.strip_chars().str.to_lowercase()
+    said = votes.str.strip_chars().str.to_lowercase().str.replace_all("_", " ", literal=True)
     known = said.is_in([*DECIDED, *UNDECIDED, ""])
     malformed = [
         (row, f'vote is "{vote}", expected {", ".join(DECIDED)}, {" or ".join(UNDECIDED)}')

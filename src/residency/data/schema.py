@@ -53,7 +53,11 @@ KNOWN = (
 )
 MESSAGES = ("messages", "conversations", "conversation")
 # kind, chosen, rejected, vote
-PREFERENCES = (("preference", "chosen", "rejected", None), ("votes", "answer_a", "answer_b", "vote"))
+PREFERENCES = (
+    ("preference", "chosen", "rejected", None),
+    ("votes", "answer_a", "answer_b", "vote"),
+    ("votes", "answer_a", "answer_b", "winner"),
+)
 ASKED = ("prompt", "question", "instruction", "input")
 
 

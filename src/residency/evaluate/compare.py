@@ -115,7 +115,7 @@ def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None
         progress=progress or Silent(),
     )
     tuned = _load(lambda dtype: models.load_tuned(run.need("model", "train"), dtype))
-    choice = _choose(tuned, exam, [question_of(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
+    choice = choose(tuned, exam, [question_of(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
     _remember(run, choice.decoding)
     performances = {"tuned": _perform(tuned, "tuned", exam, choice.decoding)}
     del tuned
@@ -142,7 +142,7 @@ def _load(load: Callable[[torch.dtype], Any]) -> Any:
     return model.to(models.device())
 
 
-def _choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
+def choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
     """The mildest decoding that is enough on validation questions; `mildest` says what is enough.
 
     Overlap with the reference is no part of it: chrF rewards rambling, and a strong penalty makes models ramble.

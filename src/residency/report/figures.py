@@ -61,6 +61,25 @@ def rewards(points: dict[str, list[tuple[float, float]]]) -> str:
         return _svg(figure, "rewards")
 
 
+def ratings(systems: Sequence[str], rated: dict[str, list[dict[str, float]]]) -> str:
+    """The systems under each other, each rating a point with its interval; a rating has value, low and high."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("rating", "", (SIZE[0], 1.2 + 0.5 * len(systems)))
+        for (name, own), colour, shift in zip(rated.items(), (TUNED, BASE), (-0.12, 0.12), strict=True):
+            values = [one["value"] for one in own]
+            # A mean over orders of votes may lie a hair outside the interval of single ones.
+            reach = [
+                [max(one["value"] - one["low"], 0) for one in own],
+                [max(one["high"] - one["value"], 0) for one in own],
+            ]
+            places = [place + shift for place in range(len(systems))]
+            axes.errorbar(values, places, xerr=reach, color=colour, fmt="o", markersize=5, elinewidth=1.8, label=name)
+        axes.set_yticks(range(len(systems)), labels=systems)
+        axes.set_ylim(len(systems) - 0.5, -0.5)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.35 / (1 + 0.5 * len(systems))), ncols=2)
+        return _svg(figure, "ratings")
+
+
 def learning_rate(metrics: Sequence[dict[str, Any]]) -> str:
     """The learning rate at each step."""
     steps = [(row["step"], row["learning_rate"]) for row in metrics if "learning_rate" in row]
@@ -85,8 +104,8 @@ def lengths(histogram: dict[str, list[float]], limit: int) -> str:
         return _svg(figure, "lengths")
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=SIZE, layout="constrained")
+def _axes(x: str, y: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import figures, preferred
+from residency.report import faults, figures, preferred, ranked
 from residency.report.metrics import GROUPS, METRICS, Metric, standing
 from residency.workspace import Run
 
@@ -39,6 +39,7 @@ def report(run: Run) -> Path:
         "data": run.read_json("data/report.json", "prepare"),
         "train": _maybe(run, "train.json"),
         "evaluate": _maybe(run, "evaluation/scores.json"),
+        "ratings": _maybe(run, "evaluation/ratings.json"),
     }
     metrics = run.read_jsonl("metrics.jsonl", "train") if content["train"] else []
     answers = run.read_jsonl("evaluation/answers.jsonl", "evaluate") if content["evaluate"] else []
@@ -53,6 +54,8 @@ def report(run: Run) -> Path:
         groups=GROUPS,
         verdicts=_verdicts(content),
         preference=_preference(content),
+        ranking=_ranking(content["ratings"]),
+        faults=faults.section(run),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
@@ -64,7 +67,8 @@ def _verdicts(content: dict[str, Any]) -> list[tuple[str, str]]:
     found = verdicts(content["evaluate"]) if content["evaluate"] else []
     measured = content["train"] and content["train"].get("preference")
     sentence = preferred.verdict(measured) if measured else None
-    return [sentence, *found] if sentence else found
+    ranking = ranked.verdict(content["ratings"]) if content["ratings"] else None
+    return [one for one in (sentence, ranking) if one] + found
 
 
 def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
@@ -72,6 +76,12 @@ def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
     measured = content["train"] and content["train"].get("preference")
     split = preferred.held_out(measured) if measured else None
     return {"split": split, "rows": preferred.rows(measured)} if split else None
+
+
+def _ranking(ratings: dict[str, Any] | None) -> dict[str, Any] | None:
+    if ratings is None:
+        return None
+    return {"told": ranked.told(ratings), "systems": ranked.systems(ratings), "pairs": ranked.pairs(ratings)}
 
 
 def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -138,6 +148,8 @@ def _whisker(difference: dict[str, float]) -> dict[str, float]:
 
 def _pictures(content: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, str]:
     found = {"lengths": figures.lengths(content["data"]["lengths"], content["recipe"]["model"]["max_length"])}
+    if content["ratings"]:
+        found["ratings"] = ranked.picture(content["ratings"])
     if metrics:
         unit = "loss (nats a pair)" if content["train"].get("preference") else "loss (nats a token)"
         found["loss"] = figures.loss(metrics, content["train"]["best_step"], unit)
@@ -162,7 +174,7 @@ def _maybe(run: Run, name: str) -> Any:
     return run.read_json(name, "") if (run.folder / name).is_file() else None
 
 
-def _template() -> Any:
+def _template(name: str = "page.html") -> Any:
     environment = Environment(
         loader=PackageLoader("residency.report", "."),
         autoescape=select_autoescape(default=True),
@@ -172,7 +184,7 @@ def _template() -> Any:
     )
     environment.filters |= {"thousands": lambda n: f"{n:,.0f}", "percent": lambda s: f"{100 * s:.0f}%", "clock": _clock}
     environment.filters["personal"] = lambda kind: PERSONAL.get(kind, kind.replace("_", " "))
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def _clock(seconds: float) -> str:

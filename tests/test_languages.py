@@ -3,7 +3,7 @@ from __future__ import annotations
 import polars as pl
 
 from residency.data.findings import findings
-from residency.data.languages import LOOKED_AT, other_languages, spread
+from residency.languages import LOOKED_AT, other_languages, spread
 
 ENGLISH = [
     f"Rest for {n} days, drink enough water, and see a doctor if the fever comes back at night." for n in range(12)

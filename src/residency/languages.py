@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,17 @@ def other_languages(rows: pl.DataFrame) -> pl.Series:
     return pl.Series(other, dtype=pl.Boolean)
 
 
+def language_of(texts: Sequence[str], default: str = "") -> str:
+    """The language that most of the texts are in, as a code such as "en"; `default` where all are too short to tell."""
+    return _main(_beginnings(pl.DataFrame({"answer": list(texts)}, schema={"answer": pl.String})), default)
+
+
+def hardly_in(text: str, language: str) -> bool:
+    """Whether a text is hardly in a language; False of one that is too short to tell."""
+    ((beginning, enough),) = _beginnings(pl.DataFrame({"answer": [text]}))
+    return enough and _scores(beginning).get(language, 0.0) < OTHER
+
+
 def spread(rows: pl.DataFrame) -> pl.DataFrame:
     """At most 2,000 rows at even distances over the table."""
     places = np.linspace(0, rows.height - 1, min(rows.height, LOOKED_AT)).astype(np.int64)
@@ -34,10 +46,10 @@ def _beginnings(rows: pl.DataFrame) -> list[tuple[str, bool]]:
     return rows.select(text, enough=words | script).rows()
 
 
-def _main(texts: list[tuple[str, bool]]) -> str:
+def _main(texts: list[tuple[str, bool]], default: str = "en") -> str:
     scores = [_scores(text) for text, enough in texts if enough]
     languages = [max(found, key=found.__getitem__) for found in scores]
-    return max(sorted(set(languages)), key=languages.count, default="en")
+    return max(sorted(set(languages)), key=languages.count, default=default)
 
 
 def _scores(text: str) -> dict[str, float]:

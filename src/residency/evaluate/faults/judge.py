@@ -1,0 +1,131 @@
+"""A judge model that adds to the rules: asked over HTTP, its replies read strictly and kept as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from residency.endpoint import Endpoint, key
+from residency.errors import UserError
+from residency.evaluate.faults.rules import CATEGORIES
+
+AT_ONCE = 4  # answers that the judge is asked about at once
+FLAGS = tuple(category.judged for category in CATEGORIES.values() if category.judged)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of an answer: which categories it sees there, by their `judged` keys, and why."""
+
+    flags: frozenset[str]
+    why: str
+
+
+def endpoint(where: str, key_env: str | None = None) -> Endpoint:
+    """The judge that `URL#MODEL` names; its key, where one is needed, is read from the environment.
+
+    Raises:
+        UserError: it is no address with a model, it holds a secret, or the environment has no key.
+    """
+    address, _, model = where.rpartition("#")
+    try:
+        parts = urlsplit(address)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not model:
+        raise UserError(f"--judge {where}: no address with a model", "URL#MODEL, such as http://localhost:8000/v1#name")
+    if "@" in parts.netloc or parts.query:
+        raise UserError("--judge: its address holds a name, a password or a query", fix="put a key into --key-env")
+    secret = key(key_env, "--key-env") if key_env else None
+    return Endpoint(address, model, secret, key_env, temperature=0.0, setting="--judge")
+
+
+@dataclass
+class Judge:
+    """Verdicts by prompt, in a JSONL file that grows by a line a reply: what was judged once is not asked again.
+
+    The file has the judge's address and model, never its key.
+    """
+
+    endpoint: Endpoint
+    file: Path
+    _known: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._known = dict(_lines(self.file))
+
+    def verdicts(
+        self, prompts: list[str], tell: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[Verdict | None]:
+        """A verdict for each prompt, in order; None where the reply was not what was asked for.
+
+        Raises:
+            UserError: the endpoint fails; the replies so far are kept.
+        """
+        new = [prompt for prompt in dict.fromkeys(prompts) if self._key(prompt) not in self._known]
+        for start in range(0, len(new), AT_ONCE):
+            self.endpoint.ask(new[start : start + AT_ONCE], self._keep)
+            tell(min(start + AT_ONCE, len(new)), len(new))
+        return [parsed(self._known[self._key(prompt)]) for prompt in prompts]
+
+    def _keep(self, prompt: str, reply: str) -> None:
+        row = {"prompt": self._key(prompt), "judge": self._who, "reply": reply}
+        with self._lock, self.file.open("a", encoding="utf-8") as file:  # replies come from several threads
+            self._known[row["prompt"]] = reply
+            # A line of its own, also after one that a kill cut short.
+            file.write("\n" + json.dumps(row, ensure_ascii=False) + "\n")
+
+    @property
+    def _who(self) -> str:
+        return f"{self.endpoint.address}#{self.endpoint.model}"
+
+    def _key(self, prompt: str) -> str:
+        return hashlib.sha256(f"{self._who}\n{prompt}".encode()).hexdigest()
+
+
+def prompt(question: str, reference: str, answer: str) -> str:
+    """What a judge is asked; its text is assets/judge_faults.txt."""
+    text = (resources.files("residency") / "assets" / "judge_faults.txt").read_text("utf-8")
+    parts = {"question": question, "reference": reference or "(none)", "answer": answer or "(nothing)"}
+    head, *pieces = _split(text, tuple(parts))  # in one pass: an answer may hold {question} itself
+    return head + "".join(parts.get(piece, piece) for piece in pieces)
+
+
+def parsed(reply: str) -> Verdict | None:
+    """A reply as a verdict; None where it is not exactly one JSON object with the keys that were asked for."""
+    try:
+        value = json.loads(reply)
+    except ValueError:
+        return None
+    if not isinstance(value, dict) or set(value) != {*FLAGS, "why"} or not isinstance(value["why"], str):
+        return None
+    if not all(isinstance(value[flag], bool) for flag in FLAGS):
+        return None
+    return Verdict(frozenset(flag for flag in FLAGS if value[flag]), value["why"])
+
+
+def _split(text: str, names: tuple[str, ...]) -> list[str]:
+    """The text cut at {name} for each name, the names themselves between the pieces."""
+    pieces = [text]
+    for name in names:
+        head, _, tail = pieces[-1].partition("{" + name + "}")
+        pieces[-1:] = [head, name, tail]
+    return pieces
+
+
+def _lines(file: Path) -> Iterable[tuple[str, str]]:
+    """What an earlier try left; lines that it was stopped in, or that are something else, are passed over."""
+    for line in file.read_bytes().split(b"\n") if file.is_file() else []:
+        try:
+            row = json.loads(line)
+            yield str(row["prompt"]), str(row["reply"])
+        except (ValueError, LookupError, TypeError):
+            continue
