@@ -266,6 +266,10 @@ def _prepared(made: Run, progress: Progress) -> dict[str, Any]:
         f"{found['rows_in']:,} rows read, {found['kept']:,} kept" + (f"; dropped: {dropped}" if dropped else "")
     )
     progress.say(", ".join(f"{size:,} {name}" for name, size in found["split"].items()))
+    if mixed := found.get("redirects"):
+        progress.say(
+            f"{mixed['n']:,} of the training rows are redirects ({100 * mixed['share']:.0f}%), not of your data"
+        )
     for finding in found["findings"]:
         if finding["severity"] != "note":
             progress.say(f"{finding['kind']}: {finding['count']:,} rows. {finding['advice']}")

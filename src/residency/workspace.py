@@ -32,7 +32,7 @@ UNSEALED = {"checkpoints", "trackers"}  # folders that change by themselves: no 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One question and its answer; `row` is the position in the source, counted from 1.
+    """One question and its answer; `row` is the position in the source, counted from 1, and 0 of a redirect.
 
     A record of plain text has an empty question and its text as the answer. In a conversation, `history` holds the
     earlier questions and answers, oldest first, and `turn` counts from 0. In a pair of answers, `answer` is the chosen

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from residency.evaluate import measure, score
 from residency.evaluate import values as scored
 from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
 from residency.evaluate.measure import Measure, Significance
+from residency.evaluate.probes import built_in
 from residency.progress import Progress, Silent
 from residency.prompts import NOTHING, Before, Prompt
 from residency.recipe import Recipe
@@ -23,6 +22,7 @@ from residency.workspace import Dialogue, Run
 
 OPENING = 0.25  # share of a plain text that is given, where there is no question
 VALIDATION_QUESTIONS = 16
+OFF_TOPIC = 10  # questions of the probe set off-topic
 REPEATED_MORE = 0.05  # an answer may repeat this share of its four-word runs more than people's answers do
 
 
@@ -212,8 +212,8 @@ def _perform(model: Any, name: str, exam: Exam, decoding: Decoding) -> Performan
 
 def off_topic() -> list[Question]:
     """Ten questions that have nothing to do with health."""
-    text = (resources.files("residency") / "assets" / "off_topic.jsonl").read_text("utf-8")
-    return [Question(n, json.loads(line)["question"], "") for n, line in enumerate(text.splitlines(), start=1)]
+    asked = built_in("off-topic")[:OFF_TOPIC]
+    return [Question(number, probe.question, "") for number, probe in enumerate(asked, start=1)]
 
 
 def _measured(exam: Exam, performance: Performance, values: dict[str, list[float]]) -> dict[str, Measure]:

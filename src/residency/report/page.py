@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import faults, figures, preferred, ranked
+from residency.report import behaviour, faults, figures, forgotten, preferred, ranked
 from residency.report.metrics import GROUPS, METRICS, Metric, standing
 from residency.workspace import Run
 
@@ -40,6 +40,8 @@ def report(run: Run) -> Path:
         "train": _maybe(run, "train.json"),
         "evaluate": _maybe(run, "evaluation/scores.json"),
         "ratings": _maybe(run, "evaluation/ratings.json"),
+        "behaviour": _maybe(run, "evaluation/behaviour.json"),
+        "benchmark": _maybe(run, "evaluation/benchmarks.json"),
     }
     metrics = run.read_jsonl("metrics.jsonl", "train") if content["train"] else []
     answers = run.read_jsonl("evaluation/answers.jsonl", "evaluate") if content["evaluate"] else []
@@ -56,6 +58,10 @@ def report(run: Run) -> Path:
         preference=_preference(content),
         ranking=_ranking(content["ratings"]),
         faults=faults.section(run),
+        stays=behaviour.shown(content["behaviour"], run.read_jsonl("evaluation/behaviour.jsonl", "behaviour"))
+        if content["behaviour"]
+        else None,
+        benchmarks=_benchmarks(content),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
@@ -68,7 +74,8 @@ def _verdicts(content: dict[str, Any]) -> list[tuple[str, str]]:
     measured = content["train"] and content["train"].get("preference")
     sentence = preferred.verdict(measured) if measured else None
     ranking = ranked.verdict(content["ratings"]) if content["ratings"] else None
-    return [one for one in (sentence, ranking) if one] + found
+    lost = forgotten.verdict(content["benchmark"]) if content["benchmark"] else None
+    return [one for one in (sentence, ranking) if one] + found + ([lost] if lost else [])
 
 
 def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
@@ -76,6 +83,12 @@ def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
     measured = content["train"] and content["train"].get("preference")
     split = preferred.held_out(measured) if measured else None
     return {"split": split, "rows": preferred.rows(measured)} if split else None
+
+
+def _benchmarks(content: dict[str, Any]) -> dict[str, Any] | None:
+    """What the page says of public benchmarks; None where none were asked."""
+    measured = content["benchmark"]
+    return {"rows": forgotten.rows(measured), "quick": forgotten.quick(measured)} if measured else None
 
 
 def _ranking(ratings: dict[str, Any] | None) -> dict[str, Any] | None:
