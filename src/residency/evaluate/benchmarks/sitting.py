@@ -112,7 +112,7 @@ def _rows(samples: list[dict[str, Any]]) -> list[dict[str, float]]:
         row = found.setdefault(sample["doc_id"], {"question": sample["doc_id"]})
         for metric in sample["metrics"]:
             value = sample.get(metric)
-            if hasattr(value, "__float__"):  # NumPy's numbers, too
+            if value is not None and hasattr(value, "__float__"):  # NumPy's numbers, too
                 row[_named(metric, sample.get("filter", "none"))] = float(value)
     return [found[question] for question in sorted(found)]
 
