@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from residency.evaluate.reading import is_english, reading_counts, reading_ease, syllables
+from residency.evaluate.reading import reading_counts, reading_ease, syllables
 
 # As the CMU pronouncing dictionary has them.
 CMU = {
@@ -42,8 +42,3 @@ def test_sentences_end_at_marks_and_at_line_breaks_and_not_in_numbers() -> None:
 def test_what_has_no_words_has_no_reading_ease() -> None:
     assert reading_counts("") == reading_counts(" 12 -- 7.5!\n") == (0, 0, 0)
     assert np.isnan(reading_ease(np.zeros((1, 3)))[0])
-
-
-def test_english_is_told_from_german() -> None:
-    assert is_english(["Rest for two days, and drink enough water.", "See a doctor if the fever comes back."])
-    assert not is_english(["Ruhen Sie sich zwei Tage aus und trinken Sie genug.", "Gehen Sie bei Fieber zum Arzt."])

@@ -7,7 +7,6 @@ The rules here give the dictionary's syllables for 98% of the running words of m
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -57,11 +56,3 @@ def reading_ease(sums: np.ndarray) -> np.ndarray:
         words, sentences, spoken = sums[:, 0], sums[:, 1], sums[:, 2]
         found: np.ndarray = 206.835 - 1.015 * words / sentences - 84.6 * spoken / words
     return found
-
-
-def is_english(texts: Sequence[str]) -> bool:
-    """Whether the first of the texts are English, by py3langid."""
-    import py3langid
-
-    language, _ = py3langid.classify(" ".join(texts[:20])[:4000])
-    return bool(language == "en")

@@ -12,9 +12,11 @@ import numpy as np
 from residency import embeddings
 from residency.evaluate import copying, corpus, reading, score, wording
 from residency.evaluate.measure import Measure, mean, ratio
+from residency.languages import language_of
 from residency.prompts import Example, Prompt
 from residency.workspace import Run
 
+REFERENCES = 50  # that tell the language
 BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
 
 
@@ -63,7 +65,7 @@ class Facts:
             boilerplate=[item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE],
             training=lambda: (dialogue.answer for dialogue in run.dialogues("train")),
             similarity=embeddings.available(),
-            english=reading.is_english([test.reference for test in tests]),
+            english=language_of([test.reference for test in tests[:REFERENCES]]) == "en",
         )
 
 
