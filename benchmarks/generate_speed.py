@@ -4,8 +4,8 @@
     python benchmarks/generate_speed.py --questions 24
     python benchmarks/generate_speed.py --only loop residency-bf16
 
-Each system runs in a process of its own, on all cores or as many as OMP_NUM_THREADS says, with the same prompts in tokens
-and the same end tokens, greedy; loading, and one short question to warm up, are not counted.
+Each system runs in a process of its own, on all cores or as many as OMP_NUM_THREADS says, with the same prompts in
+tokens and the same end tokens, greedy; loading, and one short question to warm up, are not counted.
 
 * loop: the tutorial's, a question at a time through transformers' `generate` in float32.
 * generate: transformers' `generate` on batches of 64, padded on the left, sorted by length; float32 and bf16.
