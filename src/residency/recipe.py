@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StrictBool, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from residency.errors import UserError, listed, nearest
@@ -82,6 +82,10 @@ class DataSection(Section):
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard similarity from which two rows are one case")
     overlong: Literal["drop", "truncate"] = Field("drop", description="what to do with rows over model.max_length")
     on_error: Literal["stop", "skip"] = Field("stop", description="what to do with a row that can't be read")
+    redirects: StrictBool | Share = Field(
+        False,
+        description="mix in built-in examples that keep a clinic's role: true, or their share of the training rows",
+    )
     synthesise: SynthesiseSection | None = Field(
         None, description="make question-answer pairs from documents, under these settings; off when left out"
     )
@@ -234,6 +238,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _dpo_holds(self) -> Recipe:
         reason = against_dpo(self.train, self.prompt.learn) if self.train.objective == "dpo" else ""
+        if self.train.objective == "dpo" and self.data.redirects:
+            reason = "data.redirects are answers and no pairs; leave it out"
         if reason:
             raise ValueError(f"train.objective is dpo, but {reason}")
         return self

@@ -27,12 +27,12 @@ from residency.recipe import Recipe
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
-UNSEALED = {"checkpoints", "trackers"}  # folders that change by themselves: no run is damaged by that
+UNSEALED = {"checkpoints", "trackers", "partial"}  # folders that change by themselves: no run is damaged by that
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One question and its answer; `row` is the position in the source, counted from 1.
+    """One question and its answer; `row` is the position in the source, counted from 1, and 0 of a redirect.
 
     A record of plain text has an empty question and its text as the answer. In a conversation, `history` holds the
     earlier questions and answers, oldest first, and `turn` counts from 0. In a pair of answers, `answer` is the chosen

@@ -5,9 +5,11 @@
 
 from residency.cli import make as make  # isort: skip
 from residency.cli import judge as judge  # isort: skip
+from residency.cli import benchmark as benchmark  # isort: skip
 from residency.cli import rank as rank  # isort: skip
 from residency.cli import faults as faults  # isort: skip
 from residency.cli import study as study  # isort: skip
+from residency.cli import behaviour as behaviour  # isort: skip
 from residency.cli import chat as chat  # isort: skip
 from residency.cli import help as help  # isort: skip
 from residency.cli import export as export  # isort: skip

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from residency.data import audit, conversations, dialogues, duplicates, keep, privacy, schema, sources, write
+from residency.data import (
+    audit,
+    conversations,
+    dialogues,
+    duplicates,
+    keep,
+    privacy,
+    redirects,
+    schema,
+    sources,
+    write,
+)
 from residency.data import split as splitting
 from residency.data.clean import Cleaned, clean
 from residency.data.findings import Finding, findings
@@ -27,7 +38,8 @@ SAMPLE = {"row": pl.UInt32, "question": pl.String, "answer": pl.String}  # of cl
 class DataReport:
     """What was read, what was kept, what was dropped and why. `rows_in == kept + sum(dropped.values())`.
 
-    A record of several turns counts as one row for each of its answers.
+    A record of several turns counts as one row for each of its answers. Redirects are none of these rows: `split`
+    counts them among the training rows, and `redirects` says how many they are.
     """
 
     source: str
@@ -49,6 +61,7 @@ class DataReport:
     boilerplate: list[dict[str, Any]]
     findings: list[Finding]
     split: dict[str, int]
+    redirects: dict[str, Any] | None
     tokens: dict[str, dict[str, float]]
     lengths: dict[str, list[float]]
     template: str
@@ -90,8 +103,7 @@ def prepare(
     Raises:
         UserError: the source, a column or a row is not as the recipe says, or nothing is left to train on.
     """
-    progress = progress or Silent()
-    section = recipe.data
+    progress, section = progress or Silent(), recipe.data
     table = sources.load(section, given)
     taken, shape = _recognised(table, recipe, progress)
     made, in_texts = _synthesise(taken, shape, section, progress, ask=ask, replies=_replies(recipe, run))
@@ -104,7 +116,7 @@ def prepare(
     kept = _keep(dialogues.complete(rows), [read.dropped, _unreadable(table)], asked, prompt, recipe)
     _some_left(kept, table.name)
     parts = _split(kept.rows, section)
-    reasons = dict(Counter(kept.dropped["reason"].to_list()))
+    mixed = redirects.mix(parts.rows, asked, prompt, recipe)
     report = DataReport(
         source=table.name,
         notes=list(table.notes),
@@ -114,7 +126,7 @@ def prepare(
         rows_available=table.rows.height + len(table.unreadable),
         rows_in=kept.rows.height + kept.dropped.height,
         kept=kept.rows.height,
-        dropped=reasons,
+        dropped=dict(Counter(kept.dropped["reason"].to_list())),
         dropped_samples=_samples(kept.dropped, table),
         truncated=kept.truncated,
         cleaned=cleaned,
@@ -124,15 +136,16 @@ def prepare(
         random_split_would_leak=parts.by_chance,
         boilerplate=audit.boilerplate(kept.rows["answer"].to_list()),
         findings=_findings(kept, parts, prompt, recipe),
-        split={name: int((parts.rows["split"] == name).sum()) for name in ("train", "validation", "test")},
+        split={name: int((mixed.rows["split"] == name).sum()) for name in ("train", "validation", "test")},
+        redirects=mixed.report,
         tokens=_tokens(kept.rows),
         lengths=audit.histogram((kept.rows["prompt_tokens"] + kept.rows["answer_tokens"]).to_list()),
         template=prompt.template,
         sample=write.texts(parts.rows.head(1), prompt)[0],
     )
-    files = write.write_rows(run, parts.rows, _placed(kept.dropped, table), prompt)
-    key = write.key(recipe) if given is None else None
-    run.write_json("data/report.json", asdict(report) | {"files": files, "key": key})
+    files = write.write_rows(run, mixed.rows, _placed(kept.dropped, table), prompt)
+    about = {"files": files, "key": write.key(recipe) if given is None else None}
+    run.write_json("data/report.json", asdict(report) | about)
     return report
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from residency.data import sources
+from residency.data import redirects, sources
 from residency.data.split import NAMES
 from residency.prompts import Prompt
 from residency.recipe import Recipe
@@ -39,6 +39,7 @@ def key(recipe: Recipe) -> dict[str, Any] | None:
         "prompt": recipe.prompt.model_dump(mode="json"),
         "model": recipe.model.model_dump(mode="json", include={"base", "revision", "max_length"}),
         "template": _hash_of(Path(recipe.prompt.template)),
+        "redirects": hashlib.sha256(redirects.text().encode()).hexdigest() if recipe.data.redirects else None,
         "inputs": inputs,
         "tokenizer": {file.name: sha256(file) for file in files} if local else None,
         "versions": {name: version(name) for name in LIBRARIES},

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from residency.report import faults, figures, preferred, ranked
+from residency.report import behaviour, faults, figures, forgotten, preferred, ranked
+from residency.report.against import against
+from residency.report.metrics import GROUPS, METRICS, Metric, standing
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -27,45 +28,6 @@ PERSONAL = {
 }
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How a score is called, written and read."""
-
-    key: str
-    label: str
-    meaning: str
-    better: str  # "lower", "higher" or "" where neither is better
-    form: str  # number, share or tokens
-
-    def write(self, value: float, signed: bool = False) -> str:
-        """The value with its unit."""
-        sign = "+" if signed else ""
-        if self.form == "share":
-            text, unit = f"{100 * value:{sign}.0f}", " pp" if signed else "%"
-        else:
-            text, unit = f"{value:{sign}.{3 if self.form == 'nats' else 1}f}", ""
-        return (text if float(text) else text.lstrip("+-")) + unit  # no difference has no sign
-
-
-METRICS = (
-    Metric(
-        "answer_nll", "Answer NLL", "nats a token of the reference answer, as the model foresees it", "lower", "nats"
-    ),
-    Metric("rouge_l", "ROUGE-L", "longest common subsequence with the reference, F1, 0 to 100", "higher", "number"),
-    Metric("bleu", "BLEU", "n-grams shared with the reference, 0 to 100, mean over answers", "higher", "number"),
-    Metric("chrf", "chrF", "character n-grams shared with the reference, 0 to 100", "higher", "number"),
-    Metric("stopped", "Stops by itself", "share of answers that end before the limit", "higher", "share"),
-    Metric("repetition", "Caught in a loop", "share that repeats a phrase three times running", "lower", "share"),
-    Metric("repeated", "Repeats itself", "share of its four-word runs that stood in it before", "lower", "share"),
-    Metric("boilerplate", "Boilerplate", "share with a stock sentence of the training data", "lower", "share"),
-    Metric("empty", "Empty", "share of empty answers", "lower", "share"),
-    Metric(
-        "off_topic_kept", "Keeps its role", "share of off-topic questions steered back to health", "higher", "share"
-    ),
-    Metric("length", "Length", "tokens of an answer", "", "number"),
-)
-
-
 def report(run: Run) -> Path:
     """Write `report.json` and `report.html` from whatever stages the run has been through; returns the page's path.
 
@@ -79,6 +41,8 @@ def report(run: Run) -> Path:
         "train": _maybe(run, "train.json"),
         "evaluate": _maybe(run, "evaluation/scores.json"),
         "ratings": _maybe(run, "evaluation/ratings.json"),
+        "behaviour": _maybe(run, "evaluation/behaviour.json"),
+        "benchmark": _maybe(run, "evaluation/benchmarks.json"),
     }
     metrics = run.read_jsonl("metrics.jsonl", "train") if content["train"] else []
     answers = run.read_jsonl("evaluation/answers.jsonl", "evaluate") if content["evaluate"] else []
@@ -90,10 +54,16 @@ def report(run: Run) -> Path:
         **content,
         pictures={name: Markup(picture) for name, picture in pictures.items()},
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
+        groups=GROUPS,
         verdicts=_verdicts(content),
         preference=_preference(content),
+        against=against(content["evaluate"], METRICS),
         ranking=_ranking(content["ratings"]),
         faults=faults.section(run),
+        stays=behaviour.shown(content["behaviour"], run.read_jsonl("evaluation/behaviour.jsonl", "behaviour"))
+        if content["behaviour"]
+        else None,
+        benchmarks=_benchmarks(content),
         answers=answers,
         first=FIRST_ANSWERS,
         recipe_yaml=run.recipe.dump(),
@@ -106,7 +76,8 @@ def _verdicts(content: dict[str, Any]) -> list[tuple[str, str]]:
     measured = content["train"] and content["train"].get("preference")
     sentence = preferred.verdict(measured) if measured else None
     ranking = ranked.verdict(content["ratings"]) if content["ratings"] else None
-    return [one for one in (sentence, ranking) if one] + found
+    lost = forgotten.verdict(content["benchmark"]) if content["benchmark"] else None
+    return [one for one in (sentence, ranking) if one] + found + ([lost] if lost else [])
 
 
 def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
@@ -114,6 +85,12 @@ def _preference(content: dict[str, Any]) -> dict[str, Any] | None:
     measured = content["train"] and content["train"].get("preference")
     split = preferred.held_out(measured) if measured else None
     return {"split": split, "rows": preferred.rows(measured)} if split else None
+
+
+def _benchmarks(content: dict[str, Any]) -> dict[str, Any] | None:
+    """What the page says of public benchmarks; None where none were asked."""
+    measured = content["benchmark"]
+    return {"rows": forgotten.rows(measured), "quick": forgotten.quick(measured)} if measured else None
 
 
 def _ranking(ratings: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -137,6 +114,7 @@ def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
                 "difference": metric.write(difference["mean"], signed=True),
                 "interval": f"{metric.write(difference['low'], True)} to {metric.write(difference['high'], True)}",
                 "verdict": _verdict(metric, difference),
+                "standing": standing(evaluation, metric.key),
                 "whisker": _whisker(difference),
             }
         )
@@ -172,7 +150,8 @@ def _verdict(metric: Metric, difference: dict[str, float]) -> str:
     if low <= 0 <= high:
         return "no difference shown"
     if not metric.better:
-        return "longer" if low > 0 else "shorter"
+        more, less = ("longer", "shorter") if metric.key.startswith("length") else ("higher", "lower")
+        return more if low > 0 else less
     return "better" if (low > 0) == (metric.better == "higher") else "worse"
 
 

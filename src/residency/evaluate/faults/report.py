@@ -11,7 +11,7 @@ from residency.evaluate.faults.cases import Case
 from residency.evaluate.faults.causes import OF_TRAINING, Evidence, causes
 from residency.evaluate.faults.find import PEOPLE, Found, counted
 from residency.evaluate.faults.nearest import Nearest, shortened
-from residency.evaluate.faults.remedies import advice, remedies
+from residency.evaluate.faults.remedies import Change, advice, remedies
 from residency.evaluate.faults.rules import CATEGORIES, Category
 from residency.evaluate.faults.rules import found as by_rules
 
@@ -97,9 +97,13 @@ def _category(found: Found, category: Category, evidence: Evidence, near: Neares
         "kinds": _kinds(found, marks),
         "examples": [e for name in reversed(found.systems) for e in _examples(found, category.name, name, near)],
         "causes": causes(category.name, evidence) if faulty else [],
-        "remedies": [asdict(change) for change in remedies(category.name, evidence)[0]] if faulty else [],
+        "remedies": [_shown(change) for change in remedies(category.name, evidence)[0]] if faulty else [],
         "advice": advice(category.name) if faulty else "",
     }
+
+
+def _shown(change: Change) -> dict[str, Any]:
+    return asdict(change) | {"shown": change.shown()}
 
 
 def _kinds(found: Found, marks: dict[str, list[float]]) -> dict[str, dict[str, int]]:
