@@ -103,7 +103,7 @@ def batched(job: Job, dtype: Any, batch: int) -> Callable[[list[list[int]], int]
 
 
 def residency(job: Job, dtype: Any) -> Callable[[list[list[int]], int], list[list[int]]]:
-    from residency.evaluate import decode
+    from residency.evaluate.answers import decode
 
     model = loaded(dtype)
 

@@ -17,7 +17,8 @@ from conftest import StopsAt
 from residency import models, pipeline
 from residency.cli import app
 from residency.errors import Interrupted, UserError
-from residency.evaluate import measure, systems
+from residency.evaluate import systems
+from residency.evaluate.scores import measure
 from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.workspace import Run, sha256

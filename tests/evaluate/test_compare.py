@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conftest import dialogues, write_jsonl
 from residency import evaluate as evaluation
 from residency import models, pipeline
-from residency.evaluate import compare, score
+from residency.evaluate import compare
+from residency.evaluate.answers.generate import CANDIDATES, Decoding
 from residency.evaluate.compare import mildest
-from residency.evaluate.generate import CANDIDATES, Decoding
+from residency.evaluate.scores import score
 from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.workspace import Run

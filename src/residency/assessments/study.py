@@ -18,7 +18,7 @@ from residency import environment, models, pipeline
 from residency.changes import important
 from residency.errors import Interrupted, UserError
 from residency.evaluate.compare import VALIDATION_QUESTIONS, Exam, Question, question_of
-from residency.evaluate.values import Facts
+from residency.evaluate.scores.values import Facts
 from residency.progress import Progress, Silent
 from residency.prompts import Before, Prompt
 from residency.recipe import Recipe

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from residency import environment, models
-from residency.evaluate.generate import GREEDY, answer
+from residency.evaluate.answers.generate import GREEDY, answer
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import ModelSection, PromptSection

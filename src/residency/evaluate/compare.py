@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from residency import environment, models
-from residency.evaluate import measure, named, results, score
-from residency.evaluate import values as scored
+from residency.evaluate import named, results
+from residency.evaluate.answers.generate import CANDIDATES, GREEDY, Decoding
 from residency.evaluate.exam import OWN, Exam, KeptExam, Question, called, off_topic, question_of
-from residency.evaluate.generate import CANDIDATES, GREEDY, Decoding
-from residency.evaluate.measure import Measure, Significance
 from residency.evaluate.partial import Partial
+from residency.evaluate.scores import measure, score
+from residency.evaluate.scores import values as scored
+from residency.evaluate.scores.measure import Measure, Significance
 from residency.evaluate.systems import Given, System
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt

@@ -6,10 +6,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from residency.evaluate import values as scored
-from residency.evaluate.generate import Decoding, answer
+from residency.evaluate.answers.generate import Decoding, answer
+from residency.evaluate.behaviour.probes import built_in
 from residency.evaluate.partial import Part, Partial, key
-from residency.evaluate.probes import built_in
+from residency.evaluate.scores import values as scored
 from residency.evaluate.systems import Given, Kept, System
 from residency.progress import Progress
 from residency.prompts import NOTHING, Before, Prompt

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from residency.evaluate import score
+from residency.evaluate.scores import score
 from residency.evaluate.systems import Given
 from residency.workspace import Run
 

@@ -14,7 +14,7 @@ import torch
 
 from residency import environment, models
 from residency.endpoint import Endpoint
-from residency.evaluate.generate import Answer, Decoding, answer, likelihoods
+from residency.evaluate.answers.generate import Answer, Decoding, answer, likelihoods
 from residency.prompts import Before, Example, Prompt
 
 Tell = Callable[[int, int], None]

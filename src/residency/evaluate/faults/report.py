@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from residency.evaluate import score
 from residency.evaluate.faults.cases import Case
 from residency.evaluate.faults.causes import OF_TRAINING, Evidence, causes
 from residency.evaluate.faults.find import PEOPLE, Found, counted
@@ -14,6 +13,7 @@ from residency.evaluate.faults.nearest import Nearest, shortened
 from residency.evaluate.faults.remedies import Change, advice, remedies
 from residency.evaluate.faults.rules import CATEGORIES, Category
 from residency.evaluate.faults.rules import found as by_rules
+from residency.evaluate.scores import score
 
 EXAMPLES = 5  # answers of a category and system that are shown
 WORTH = 0.05  # share of the tuned model's answers from which a recipe change is worth a run

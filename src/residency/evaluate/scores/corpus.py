@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from residency.evaluate.measure import Measure
+from residency.evaluate.scores.measure import Measure
 
 
 def corpus(texts: Sequence[str], references: Sequence[str]) -> dict[str, Measure]:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from residency import embeddings
-from residency.evaluate import copying, corpus, reading, score, wording
-from residency.evaluate.measure import Measure, mean, ratio
+from residency.evaluate.scores import copying, corpus, reading, score, wording
+from residency.evaluate.scores.measure import Measure, mean, ratio
 from residency.languages import language_of
 from residency.prompts import Example, Prompt
 from residency.workspace import Run

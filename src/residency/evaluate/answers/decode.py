@@ -21,8 +21,8 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from residency.evaluate.packed import packed
-from residency.evaluate.slots import Slots
+from residency.evaluate.answers.packed import packed
+from residency.evaluate.answers.slots import Slots
 
 TOKENS_AT_ONCE = 2048  # of prompts in one forward pass
 SHARED = 8  # tokens that all prompts begin with; fewer are not worth a pass of their own

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from residency.evaluate.score import Interval, resample
+from residency.evaluate.scores.score import Interval, resample
 
 SWAPS = 9999  # the least p-value is then 1 in 10,000, which Holm's correction over 30 metrics leaves under 0.05
 LEVEL = 0.05

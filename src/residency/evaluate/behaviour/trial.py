@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from residency import environment, models
-from residency.evaluate import rules, score
+from residency.evaluate.answers.generate import Answer, Decoding
+from residency.evaluate.behaviour import rules
+from residency.evaluate.behaviour.probes import Probe
 from residency.evaluate.compare import Exam, Question
-from residency.evaluate.generate import Answer, Decoding
-from residency.evaluate.probes import Probe
-from residency.evaluate.values import Facts
+from residency.evaluate.scores import score
+from residency.evaluate.scores.values import Facts
 from residency.progress import Progress
 from residency.prompts import Before, Prompt
 from residency.recipe import Recipe

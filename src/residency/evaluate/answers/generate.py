@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from residency.batches import collate, cut
-from residency.evaluate import decode
+from residency.evaluate.answers import decode
 from residency.loss import token_losses
 from residency.prompts import Example, Prompt
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.evaluate import score
-from residency.evaluate.measure import (
+from residency.evaluate.scores import score
+from residency.evaluate.scores.measure import (
     SWAPS,
     Measure,
     differences,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
+from residency.evaluate.answers.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
 from residency.models import load_tokenizer
 from residency.prompts import Example, Prompt
 from residency.recipe import ModelSection, PromptSection

@@ -10,10 +10,10 @@ import sacrebleu
 from transformers import AutoTokenizer
 
 from residency import embeddings
-from residency.evaluate import corpus
-from residency.evaluate.generate import Answer
-from residency.evaluate.measure import differences, intervals
-from residency.evaluate.values import Facts, learnt_bytes, likelihood_measures, measures, similarity, values
+from residency.evaluate.answers.generate import Answer
+from residency.evaluate.scores import corpus
+from residency.evaluate.scores.measure import differences, intervals
+from residency.evaluate.scores.values import Facts, learnt_bytes, likelihood_measures, measures, similarity, values
 from residency.prompts import Prompt
 from residency.recipe import PromptSection
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.evaluate.measure import intervals, mean
-from residency.evaluate.wording import distinct, exact_match, normalised, token_f1
+from residency.evaluate.scores.measure import intervals, mean
+from residency.evaluate.scores.wording import distinct, exact_match, normalised, token_f1
 
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=8).map(" ".join), min_size=1, max_size=8)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from residency.evaluate import score
+from residency.evaluate.scores import score
 
 VALUES = st.lists(st.floats(-100, 100, allow_nan=False), min_size=1, max_size=40)
 TEXTS = st.lists(st.sampled_from(["the", "fever", "a", "rest", "water", "day", "two", "."]), max_size=20).map(" ".join)

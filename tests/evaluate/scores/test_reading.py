@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from residency.evaluate.reading import reading_counts, reading_ease, syllables
+from residency.evaluate.scores.reading import reading_counts, reading_ease, syllables
 
 # As the CMU pronouncing dictionary has them.
 CMU = {

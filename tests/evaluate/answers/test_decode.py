@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from residency import virtual
-from residency.evaluate import decode
-from residency.evaluate.decode import Choosing, Decoder, Ended, Unfit
+from residency.evaluate.answers import decode
+from residency.evaluate.answers.decode import Choosing, Decoder, Ended, Unfit
 
 LIMIT = 12
 SIZE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.evaluate.copying import longest_runs
+from residency.evaluate.scores.copying import longest_runs
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=14).map(" ".join)
 
