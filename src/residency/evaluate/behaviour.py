@@ -14,6 +14,7 @@ from residency.evaluate import rules, score
 from residency.evaluate.compare import Exam, Question
 from residency.evaluate.generate import Answer, Decoding
 from residency.evaluate.probes import Probe
+from residency.evaluate.values import Facts
 from residency.progress import Progress
 from residency.prompts import Before, Prompt
 from residency.recipe import Recipe
@@ -66,7 +67,7 @@ def behaviour(
     """
     environment.keep_freed_memory()
     settings = decoding_of(run)
-    exam = Exam(recipe, prompt, [], [], progress)
+    exam = Exam(recipe, prompt, [], Facts(), progress)
     tuned = _asked(lambda dtype: models.load_tuned(run.need("model", "train"), dtype), "tuned", exam, probes, settings)
     environment.give_back_memory()
     base = _asked(

@@ -1,17 +1,20 @@
-"""Answers in batches: sorted by length, padded on the left, with a key-value cache."""
+"""Answers in batches: by our own decoding, or by transformers' `generate` where a model needs more than that."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from residency.batches import collate, cut
+from residency.evaluate import decode
 from residency.loss import token_losses
 from residency.prompts import Example, Prompt
 
@@ -44,11 +47,17 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer; `stopped` says that it ended by itself and not at the limit."""
+    """A model's answer; `stopped` says that it ended by itself and not at the limit.
+
+    The seconds run from when its question entered the batch to its first token and to its end. Answers that differ in
+    them alone are equal.
+    """
 
     text: str
     tokens: int
     stopped: bool
+    first_token_seconds: float = field(default=0.0, compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,22 +82,83 @@ def answer(
     max_new_tokens: int,
     batch: int,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    heard: Callable[[int, Answer], None] = lambda place, answer: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Answers:
-    """Continue each prompt, given as token ids; `tell(done, total)` is called as tokens come."""
-    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    groups = [order[start : start + batch] for start in range(0, len(order), batch)]
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=prompt.stop_ids,
-        pad_token_id=prompt.tokenizer.pad_token_id or 0,
-        **decoding.settings(),
-    )
+    """Continue each prompt, given as token ids, `batch` of them at a time.
+
+    `tell(done, total)` is called as tokens come; an answer counts `max_new_tokens` once it has ended. `heard(place,
+    answer)` is called as soon as the answer to `prompts[place]` has ended. `say` is told once of a model that needs the
+    slower way.
+    """
     found: dict[int, Answer] = {}
     started = time.perf_counter()
-    for number, places in enumerate(groups):
-        ids, mask = _left_padded([prompts[place] for place in places], config.pad_token_id, model.device)
-        watcher = _Watcher(tell, number * max_new_tokens, len(groups) * max_new_tokens)
+
+    def end(place: int, own: decode.Ended) -> None:
+        text = prompt.decode(own.ids)
+        found[place] = Answer(text, len(own.ids), own.stopped, own.first_token_seconds, own.seconds)
+        heard(place, found[place])
+
+    if prompts:
+        job = _Job(prompts, decoding, frozenset(prompt.stop_ids), max_new_tokens, batch, end, tell)
+        try:
+            _decode(model, job)
+        except decode.Unfit as reason:
+            if model not in _told:
+                _told.add(model)
+                say(f"Answers come by transformers' generate, which is slower: {reason}")
+            _generate(model, job, prompt.tokenizer.pad_token_id or 0)
+    return Answers([found[place] for place in range(len(prompts))], time.perf_counter() - started)
+
+
+_told: WeakSet[Any] = WeakSet()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be answered, how, and who hears of it."""
+
+    prompts: Sequence[list[int]]
+    decoding: Decoding
+    stops: frozenset[int]
+    limit: int
+    batch: int
+    end: Callable[[int, decode.Ended], None]
+    tell: Callable[[int, int], None]
+
+
+def _decode(model: Any, job: _Job) -> None:
+    """Our own way; nothing has been told or heard where it raises Unfit."""
+    if not all(job.prompts):
+        raise decode.Unfit("a prompt without a token")
+    choosing = decode.Choosing(job.decoding.repetition_penalty, job.decoding.no_repeat_ngram_size)
+    body = decode.body(model, max(job.prompts, key=len))
+    decode.Decoder(
+        body,
+        job.prompts,
+        choosing,
+        stops=job.stops,
+        limit=job.limit,
+        most=job.batch,
+        heard=job.end,
+        tell=job.tell,
+    ).run()
+
+
+def _generate(model: Any, job: _Job, pad_id: int) -> None:
+    """transformers' way: batches sorted by length, padded on the left, each until its last answer has ended."""
+    order = sorted(range(len(job.prompts)), key=lambda place: -len(job.prompts[place]))
+    config = GenerationConfig(
+        max_new_tokens=job.limit,
+        do_sample=False,
+        eos_token_id=sorted(job.stops),
+        pad_token_id=pad_id,
+        **job.decoding.settings(),
+    )
+    for start in range(0, len(order), job.batch):
+        places = order[start : start + job.batch]
+        ids, mask = _left_padded([job.prompts[place] for place in places], pad_id, model.device)
+        watcher = _Watcher(partial(_tell, job, start, len(places)))
         with torch.inference_mode(), _own_settings_aside(model):
             output = model.generate(
                 input_ids=ids,
@@ -97,8 +167,12 @@ def answer(
                 stopping_criteria=StoppingCriteriaList([watcher]),
             )
         for place, row in zip(places, output[:, ids.shape[1] :].tolist(), strict=True):
-            found[place] = _answer(row, prompt, max_new_tokens)
-    return Answers([found[place] for place in range(len(prompts))], time.perf_counter() - started)
+            job.end(place, watcher.ended(row, job.stops))
+        _tell(job, start, len(places), job.limit)
+
+
+def _tell(job: _Job, before: int, rows: int, tokens: int) -> None:
+    job.tell(before * job.limit + rows * tokens, len(job.prompts) * job.limit)
 
 
 def likelihoods(model: Any, examples: Sequence[Example], tokens_per_batch: int = 2048) -> list[tuple[float, int]]:
@@ -132,21 +206,20 @@ def _left_padded(prompts: list[list[int]], pad_id: Any, device: Any) -> tuple[to
     return ids, mask
 
 
-def _answer(ids: list[int], prompt: Prompt, limit: int) -> Answer:
-    """The new ids up to the first end token; what the batch padded after it is not part of the answer."""
-    stops = set(prompt.stop_ids)
-    end = next((place for place, token in enumerate(ids) if token in stops), None)
-    length = min(len(ids), limit) if end is None else end
-    return Answer(prompt.decode(ids[:length]), length, end is not None)
-
-
 class _Watcher(StoppingCriteria):
-    """Never stops anything: it sees each new token go by."""
+    """Never stops anything: it sees each new token of a batch go by, and when."""
 
-    def __init__(self, tell: Callable[[int, int], None], before: int, total: int) -> None:
-        self.tell, self.done, self.total = tell, before, total
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.tell, self.started = tell, time.perf_counter()
+        self.seconds: list[float] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **rest: Any) -> torch.Tensor:
-        self.done += 1
-        self.tell(self.done, self.total)
+        self.seconds.append(time.perf_counter() - self.started)
+        self.tell(len(self.seconds))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    def ended(self, ids: list[int], stops: frozenset[int]) -> decode.Ended:
+        """The new ids up to the first end token; what the batch padded after it is not part of the answer."""
+        end = next((place for place, token in enumerate(ids) if token in stops), None)
+        last = len(ids) - 1 if end is None else end
+        return decode.Ended(ids[:end], end is not None, self.seconds[0], self.seconds[last])

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from residency.evaluate import score
-from residency.evaluate.compare import question_of
+from residency.evaluate.exam import question_of
 from residency.evaluate.generate import GREEDY, answer
 from residency.prompts import Prompt
 from residency.recipe import Recipe
