@@ -91,7 +91,7 @@ def score(folder: Path, out: Path) -> None:
     import torch
 
     from residency import models
-    from residency.evaluate.generate import likelihoods
+    from residency.evaluate.answers.generate import likelihoods
     from residency.prompts import Prompt
     from residency.workspace import Run
 
@@ -108,7 +108,7 @@ def score(folder: Path, out: Path) -> None:
 
 
 def table(out: Path, names: list[str]) -> None:
-    from residency.evaluate import score as statistics
+    from residency.evaluate.scores import score as statistics
 
     base = json.loads((out / "base.json").read_text("utf-8"))
     draws, weights = statistics.resample(len(base), 2000), [float(tokens) for _, tokens in base]

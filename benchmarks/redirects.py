@@ -89,7 +89,7 @@ def table(folders: dict[str, Path]) -> None:
 
 
 def differences(folders: dict[str, Path], first: str) -> None:
-    from residency.evaluate import score
+    from residency.evaluate.scores import score
 
     before = verdicts(folders[first])
     others = [share for share in folders if share != first]

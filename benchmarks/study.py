@@ -41,7 +41,8 @@ def main() -> None:
         print(note)
     verdict = study["verdict"]
     print("\n" + " ".join([verdict["headline"], *verdict["because"]]))
-    print("\nWhat would change this: " + " ".join(verdict["would_change"]))
+    if verdict["would_change"]:
+        print("\nWhat would change this: " + " ".join(verdict["would_change"]))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ def available() -> bool:
     return True
 
 
+def signature() -> str:
+    """Which model's vectors these are, and out of which version of its wheel."""
+    return f"all-MiniLM-L6-v2|pooling:mean|window:{WINDOW}|{WHEEL}:{metadata.version(WHEEL)}"
+
+
 def embed(texts: Sequence[str]) -> np.ndarray:
     """Vectors of unit length [texts, 384] (float32), in the order of the texts.
 

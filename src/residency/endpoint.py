@@ -8,10 +8,10 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from residency.errors import UserError
 from residency.sections import SynthesiseSection
@@ -19,7 +19,10 @@ from residency.sections import SynthesiseSection
 FIRST_WAIT = 1.0  # seconds before the second try, doubled before each later one
 LONGEST_WAIT = 60.0  # seconds
 LARGEST_REPLY = 16 << 20  # bytes
+LONGEST_ANSWER = 900.0  # seconds that an answer may stream for
 PATH = "/chat/completions"
+
+T = TypeVar("T")
 
 
 class _Busy(Exception):
@@ -35,6 +38,30 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
+
+
+class _Refused(UserError):
+    """The endpoint does not take the request as it is; `why` is what it says of that."""
+
+    def __init__(self, why: str, *message: str) -> None:
+        super().__init__(*message)
+        self.why = why
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A streamed answer: why it ended in the endpoint's word, its tokens where the endpoint says them.
+
+    `first` is the seconds from the request to the first piece of text, `seconds` those to the end. An endpoint that
+    does not stream, though asked to, gives all at once: then they are the same.
+    """
+
+    text: str
+    tokens: int | None
+    reason: str
+    first: float
+    seconds: float
+    streamed: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,12 +107,39 @@ class Endpoint:
         with ThreadPoolExecutor(len(prompts)) as threads:
             return list(threads.map(lambda prompt: self._reply(prompt, heard), prompts))
 
+    def stream(self, messages: list[dict[str, str]], max_tokens: int) -> Reply:
+        """The answer to a conversation, streamed so that its times are real; a broken stream is asked for again.
+
+        What some servers don't know is left out, or called otherwise, once they say so: `stream_options`, and
+        `max_tokens`, which OpenAI's newer models call `max_completion_tokens`.
+
+        Raises:
+            UserError: the endpoint can't be reached, refuses, stays busy, breaks each time, or replies in another form.
+        """
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "stream": True}
+        body["stream_options"] = {"include_usage": True}
+        body |= {} if self.temperature is None else {"temperature": self.temperature}
+        while True:
+            try:
+                return self._tried(lambda: self._streamed(body))
+            except _Refused as refused:
+                if "max_completion_tokens" in refused.why and "max_tokens" in body:
+                    body["max_completion_tokens"] = body.pop("max_tokens")
+                elif "stream_options" in refused.why and "stream_options" in body:
+                    del body["stream_options"]
+                else:
+                    raise
+
     def _reply(self, prompt: str, heard: Callable[[str, str], None]) -> str:
+        reply = self._tried(lambda: self._content(self._post(prompt)))
+        heard(prompt, reply)
+        return reply
+
+    def _tried(self, ask: Callable[[], T]) -> T:
+        """What `ask` gives, tried again while the endpoint is busy or the connection breaks."""
         for tried in range(self.retries + 1):
             try:
-                reply = self._content(self._post(prompt))
-                heard(prompt, reply)
-                return reply
+                return ask()
             except _Busy as busy:
                 why, wait = str(busy), busy.wait
             if tried < self.retries:
@@ -96,10 +150,14 @@ class Endpoint:
         )
 
     def _post(self, prompt: str) -> bytes:
-        request = urllib.request.Request(self._url, self._body(prompt), self._headers(), method="POST")
+        return self._sent(self._body(prompt), lambda reply: bytes(reply.read(LARGEST_REPLY)))
+
+    def _sent(self, body: bytes, read: Callable[[http.client.HTTPResponse], T]) -> T:
+        """What `read` makes of the response to a request; what goes wrong on the way is the user's error, or busy."""
+        request = urllib.request.Request(self._url, body, self._headers(), method="POST")
         try:
             with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout) as reply:
-                return bytes(reply.read(LARGEST_REPLY))
+                return read(reply)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refused(error) from None
@@ -112,6 +170,61 @@ class Endpoint:
             raise UserError(
                 f"{self._name}: can't be reached ({reason})", "a server that listens there", "check address and network"
             ) from None
+
+    def _streamed(self, body: dict[str, Any]) -> Reply:
+        started = time.perf_counter()
+        return self._sent(json.dumps(body).encode(), lambda response: self._heard(response, started))
+
+    def _heard(self, response: http.client.HTTPResponse, started: float) -> Reply:
+        """The answer in a stream of server-sent events, or in one piece where the server does not stream."""
+        if "json" in (response.headers.get("Content-Type") or ""):
+            return self._whole(bytes(response.read(LARGEST_REPLY)), started)
+        text: list[str] = []
+        tokens, reason, first, ended = None, "", None, False
+        for data in self._events(response, started):
+            ended = data == b"[DONE]"
+            if ended:
+                break
+            event = self._event(data)
+            delta, why = _first_choice(event)
+            piece, thought = (delta.get(name) or "" for name in ("content", "reasoning_content"))
+            if first is None and (piece or thought):
+                first = time.perf_counter() - started
+            text.append(str(piece))
+            reason, tokens = why or reason, _tokens(event, tokens)
+        if not (ended or reason):
+            raise _Busy("the stream broke in the middle of an answer")
+        seconds = time.perf_counter() - started
+        return Reply(self._without_key("".join(text)), tokens, reason, seconds if first is None else first, seconds)
+
+    def _events(self, response: http.client.HTTPResponse, started: float) -> Iterator[bytes]:
+        """The data of each event; other lines of a stream are comments, names and numbers."""
+        size = 0
+        while line := response.readline(LARGEST_REPLY):
+            size += len(line)
+            if size > LARGEST_REPLY or time.perf_counter() - started > LONGEST_ANSWER:
+                raise UserError(
+                    f"{self._name}: an answer that does not end ({size:,} bytes so far)", "one within the limit"
+                )
+            if line.startswith(b"data:"):
+                yield line[len(b"data:") :].strip()
+
+    def _event(self, data: bytes) -> dict[str, Any]:
+        try:
+            event = json.loads(data)
+        except (ValueError, RecursionError):
+            event = None
+        if not isinstance(event, dict):
+            raise self._other_form(data, "events with choices[0].delta.content, as OpenAI's")
+        if event.get("error"):
+            raise _Busy(f"an error in the stream: {self._shown(str(event['error']))}")
+        return event
+
+    def _whole(self, body: bytes, started: float) -> Reply:
+        text = self._without_key(self._content(body))
+        event = json.loads(body)
+        seconds = time.perf_counter() - started
+        return Reply(text, _tokens(event, None), _first_choice(event)[1], seconds, seconds, streamed=False)
 
     def _broken(self, error: Exception) -> str:
         late = isinstance(error, TimeoutError)
@@ -127,17 +240,19 @@ class Endpoint:
         if error.code == 404 or error.code < 400:
             expected = f"the base address of an OpenAI-compatible API, to which {PATH} is added, and a model it has"
             return UserError(f"{self._name}: not found there ({why})", expected)
-        return UserError(f"{self._name}: refuses the request ({why})", f"a server and a model that take {PATH}")
+        return _Refused(why, f"{self._name}: refuses the request ({why})", f"a server and a model that take {PATH}")
 
     def _content(self, body: bytes) -> str:
         try:
             content = json.loads(body)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
-            shown = self._shown(body.decode(errors="replace"))
-            raise UserError(
-                f"{self._name}: replies in another form ({shown})", "JSON with choices[0].message.content, as OpenAI's"
-            ) from None
+            raise self._other_form(body, "JSON with choices[0].message.content, as OpenAI's") from None
         return content if isinstance(content, str) else ""  # null where the model refuses to answer
+
+    def _other_form(self, body: bytes, expected: str) -> UserError:
+        return UserError(
+            f"{self._name}: replies in another form ({self._shown(body.decode(errors='replace'))})", expected
+        )
 
     def _message(self, error: urllib.error.HTTPError) -> str:
         try:
@@ -151,7 +266,10 @@ class Endpoint:
 
     def _shown(self, text: str) -> str:
         """A server's words, shortened, and without the key, which some repeat."""
-        return " ".join((text.replace(self.key, "***") if self.key else text).split())[:200]
+        return " ".join(self._without_key(text).split())[:200]
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self.key, "***") if self.key else text
 
     def _body(self, prompt: str) -> bytes:
         body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": prompt}]}
@@ -168,7 +286,24 @@ class Endpoint:
 
     @property
     def _name(self) -> str:
-        return f"{self.setting}.endpoint {self.address}"
+        """How an error names it: by the recipe's key, or by the option of the command line that it came from."""
+        option = self.setting.startswith("--")
+        return f"{self.setting} {self.address}#{self.model}" if option else f"{self.setting}.endpoint {self.address}"
+
+
+def _first_choice(event: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The piece of text in an event, and why the answer ends where it does; both may be empty."""
+    choices = event.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    delta, reason = choice.get("delta"), choice.get("finish_reason")
+    return (delta if isinstance(delta, dict) else {}), str(reason or "")
+
+
+def _tokens(event: dict[str, Any], before: int | None) -> int | None:
+    """How many tokens the endpoint says that it has written; what was known `before` where an event does not say."""
+    usage = event.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else before
 
 
 def key(variable: str, setting: str) -> str:

@@ -6,6 +6,7 @@ torch and transformers are imported inside the functions: `residency --help` mus
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import struct
@@ -173,6 +174,22 @@ def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = 
         return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
             folder, dtype=dtype or torch.float32, attn_implementation=attention, local_files_only=True
         ).eval()
+
+
+def load_adapted(section: ModelSection, adapter: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The base model with a saved adapter in it, in evaluation mode, as `load_tuned` has it after training.
+
+    The adapter is merged in float32; the embeddings of prompt tuning are put before each prompt.
+    """
+    import torch
+    from peft import PeftModel
+
+    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    if config.get("peft_type") == "PROMPT_TUNING":
+        return virtual.put_before(load_base(section, dtype), virtual.read(adapter))  # type: ignore[no-any-return]
+    with quiet_libraries():
+        model = PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()
+    return model.to(dtype or torch.float32).eval()  # type: ignore[no-any-return]
 
 
 def fetch_built_in(name: str, progress: Progress) -> Path:

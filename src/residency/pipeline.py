@@ -5,6 +5,7 @@ Each stage reads the run folder and adds to it, so that each can be run again al
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -225,8 +226,17 @@ def schedule(recipe: Recipe, folder: Path, steps: int | None = None) -> list[flo
     return curve(recipe.train, steps)
 
 
-def evaluate(folder: Path, progress: Progress | None = None, overrides: tuple[str, ...] = ()) -> EvaluationReport:
-    """Base against tuned on the held-out rows; leaves `evaluation/`; see `residency.evaluate.evaluate`."""
+def evaluate(
+    folder: Path,
+    progress: Progress | None = None,
+    overrides: tuple[str, ...] = (),
+    against: Sequence[str] = (),
+    key_env: str = "OPENAI_API_KEY",
+) -> EvaluationReport:
+    """Base, tuned and what `against` names on the held-out rows; leaves `evaluation/`.
+
+    See `residency.evaluate.evaluate`. The answers are a data frame of polars too: `evaluate(...).frame()`.
+    """
     from residency import evaluate as evaluation
 
     progress = progress or Silent()
@@ -234,9 +244,11 @@ def evaluate(folder: Path, progress: Progress | None = None, overrides: tuple[st
     opened = Run.open(folder)
     recipe = opened.load_recipe(overrides)
     prompt = load_prompt(recipe, progress)
-    with opened.working(f"residency evaluate {folder}"):
+    options = [part for other in against for part in ("--against", other)]
+    options += ["--key-env", key_env] if against and key_env != evaluation.KEY_ENV else []
+    with opened.working(shlex.join(["residency", "evaluate", str(folder), *options])):
         opened.forget("evaluation/ratings.json", "evaluation/ratings.svg")
-        found = evaluation.evaluate(recipe, opened, prompt, progress)
+        found = evaluation.evaluate(recipe, opened, prompt, progress, against=against, key_env=key_env)
         opened.seal()
     return found
 

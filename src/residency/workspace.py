@@ -27,7 +27,7 @@ from residency.recipe import Recipe
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
-UNSEALED = {"checkpoints", "trackers"}  # folders that change by themselves: no run is damaged by that
+UNSEALED = {"checkpoints", "trackers", "partial"}  # folders that change by themselves: no run is damaged by that
 
 
 @dataclass(frozen=True)

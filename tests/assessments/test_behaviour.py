@@ -13,7 +13,7 @@ from residency import pipeline
 from residency.assessments.behaviour import behaviour
 from residency.cli import app
 from residency.errors import Interrupted, UserError
-from residency.evaluate.probes import SETS
+from residency.evaluate.behaviour.probes import SETS
 from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.workspace import Run

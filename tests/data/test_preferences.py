@@ -48,6 +48,7 @@ def pairs_of(records: list[dict[str, Any]], **settings: Any) -> pl.DataFrame:
          "rejected": [{"from": "human", "value": PAIR[0]}, {"from": "gpt", "value": PAIR[2]}]},
         {"question": PAIR[0], "answer_a": PAIR[1], "answer_b": PAIR[2], "vote": "a"},
         {"question": PAIR[0], "answer_a": PAIR[2], "answer_b": PAIR[1], "vote": "B"},
+        {"question": PAIR[0], "a": "x", "b": "y", "answer_a": PAIR[2], "answer_b": PAIR[1], "winner": "b"},
     ],
 )  # fmt: skip
 def test_a_pair_is_recognised_in_every_form(record: dict[str, Any]) -> None:
@@ -163,7 +164,7 @@ def test_pairs_that_teach_nothing_are_dropped_and_counted(llama_folder: Path, tm
 
 
 def test_votes_that_decided_nothing_are_left_out_and_counted(llama_folder: Path, tmp_path: Path) -> None:
-    votes = ["a", "b", "tie", "both bad"] * 10
+    votes = ["a", "b", "tie", "both bad", "a", "b", "tie", "both_bad"] * 5
     rows = [
         {"question": row["prompt"], "answer_a": row["chosen"], "answer_b": row["rejected"], "vote": vote, "who": "me"}
         for row, vote in zip(topics(40), votes, strict=True)

@@ -12,7 +12,7 @@ from conftest import dialogues, write_jsonl
 from residency import pipeline
 from residency.data import duplicates, redirects
 from residency.errors import UserError
-from residency.evaluate.probes import chosen
+from residency.evaluate.behaviour.probes import chosen
 from residency.recipe import Recipe
 
 EXAMPLES = [json.loads(line) for line in redirects.text().splitlines()]

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import write_jsonl
 from residency.errors import UserError
-from residency.evaluate import benchmarks, continuations
+from residency.evaluate import benchmarks
+from residency.evaluate.answers import continuations
 from residency.evaluate.benchmarks.language_model import BatchedLM
 
 OPTIONS = ["rest", "running", "a cold drink", "more cough"]

@@ -16,17 +16,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conftest import dialogues, write_jsonl
 from residency import evaluate as evaluation
 from residency import models, pipeline
-from residency.evaluate import compare, score
+from residency.evaluate import compare
+from residency.evaluate.answers.generate import CANDIDATES, Decoding
 from residency.evaluate.compare import mildest
-from residency.evaluate.generate import CANDIDATES, Decoding
+from residency.evaluate.scores import score
 from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.workspace import Run
 
 SYSTEMS = ("base", "tuned")
 METRICS = {
-    "answer_nll", "rouge_l", "bleu", "chrf", "stopped", "repetition", "boilerplate", "empty", "off_topic_kept",
-    "tokens_per_second",
+    "answer_nll", "answer_nll_byte", "perplexity", "perplexity_byte", "rouge_1", "rouge_2", "rouge_l", "bleu", "chrf",
+    "corpus_bleu", "corpus_chrf", "exact_match", "token_f1", "distinct_1", "length", "length_ratio",
+    "stopped", "repetition", "repeated", "boilerplate", "copied", "copied_words", "empty",
+    "off_topic_kept", "tokens_per_second",
 }  # fmt: skip
 
 
@@ -164,7 +167,9 @@ def test_every_system_has_the_scores_that_the_design_names(run: Run) -> None:
         assert set(found["systems"][system]) >= METRICS
         assert set(found["intervals"][system]) == set(found["systems"][system]) - {"tokens_per_second"}
         assert {"rouge_l", "bleu", "chrf", "stopped", "repetition", "empty"} <= set(found["greedy"][system])
-    assert set(found["differences"]) == set(found["intervals"]["tuned"])
+    # The base says no words here, which have no reading ease; what one system lacks is not compared.
+    assert {"reading_ease", "distinct_2"} <= set(found["systems"]["tuned"])
+    assert set(found["differences"]) == set(found["intervals"]["tuned"]) & set(found["intervals"]["base"])
     assert found["precision"] == "float32"
     assert found["questions"] == 5
 
@@ -215,6 +220,26 @@ def test_likelihoods_are_plain_cross_entropy_and_their_mean_is_over_tokens(run: 
             assert row[system]["answer_nll"] == pytest.approx(nll, rel=1e-4)
             summed, tokens = summed + nll * example.learnt, tokens + example.learnt
         assert scores(run)["systems"][system]["answer_nll"] == pytest.approx(summed / tokens, rel=1e-4)
+
+
+def test_each_difference_says_whether_it_holds_among_all_that_were_compared(run: Run) -> None:
+    found = scores(run)
+    assert set(found["significance"]) == set(found["differences"])
+    assert all(one["p"] <= one["holm"] for one in found["significance"].values())
+    assert not any(one["stands"] for one in found["significance"].values())  # five questions show nothing by themselves
+    assert found["signatures"]["chrf"].startswith("nrefs:1|case:mixed")
+
+
+def test_the_copied_share_is_of_the_training_answers(run: Run) -> None:
+    training = [f" {' '.join(dialogue.answer.split())} " for dialogue in run.dialogues("train")]
+    for system in SYSTEMS:
+        shares = []
+        for row in answers(run):
+            words = row[system]["text"].split()
+            runs = [words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1)]
+            held = [len(own) for own in runs if any(f" {' '.join(own)} " in source for source in training)]
+            shares.append(max(held, default=0) / max(len(words), 1))
+        assert scores(run)["systems"][system]["copied"] == pytest.approx(np.mean(shares))
 
 
 def test_differences_are_tuned_minus_base_with_the_mean_inside_the_interval(run: Run) -> None:
@@ -277,6 +302,7 @@ def test_what_evaluate_returns_is_what_it_writes_and_the_same_the_second_time(ru
     found = asdict(evaluation.evaluate(run.recipe, run, prompt_of(run)))
     assert json.loads(json.dumps(found)) == scores(run)
     for each in (before, found):
+        each.pop("speeds")
         for system in SYSTEMS:
             each["systems"][system].pop("tokens_per_second")
     assert json.loads(json.dumps(found)) == before

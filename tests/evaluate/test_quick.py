@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from residency import pipeline
-from residency.evaluate import score
-from residency.evaluate.generate import GREEDY, answer
+from residency.evaluate.answers.generate import GREEDY, answer
 from residency.evaluate.quick import judge
+from residency.evaluate.scores import score
 from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.workspace import Run

@@ -28,6 +28,8 @@ def evaluation(nll: tuple[float, float, float] = (-0.5, -0.6, -0.4)) -> dict[str
         "empty",
         "length",
         "answer_nll",
+        "distinct_1",
+        "copied_words",
     )
     zero = {"mean": 0.0, "low": 0.0, "high": 0.0}
     mean, low, high = nll
@@ -47,6 +49,8 @@ def evaluation(nll: tuple[float, float, float] = (-0.5, -0.6, -0.4)) -> dict[str
         ],
         "systems": {name: dict.fromkeys(keys, 0.5) | {"tokens_per_second": 10.0} for name in ("base", "tuned")},
         "differences": dict.fromkeys(keys, zero) | {"answer_nll": {"mean": mean, "low": low, "high": high}},
+        "significance": {"answer_nll": {"p": 0.001, "holm": 0.01, "stands": True}},
+        "signatures": {"bleu": HOSTILE},
         "greedy": {name: dict.fromkeys(keys, 0.5) for name in ("base", "tuned")},
         "faults": {"base": {}, "tuned": {}},
         "off_topic": [{"question": "Mars?", "base": HOSTILE, "tuned": HOSTILE}],
@@ -122,6 +126,14 @@ def test_a_share_is_written_in_per_cent_and_its_difference_in_points() -> None:
     assert row["difference"] == "0 pp"
     metric = row["metric"]
     assert [metric.write(value, signed=True) for value in (0.126, -0.004, 0.004)] == ["+13 pp", "0 pp", "0 pp"]
+
+
+def test_the_rest_of_the_scores_unfolds_and_a_difference_says_whether_it_stands(page: str) -> None:
+    texts = [" ".join(text.split()) for text in Reader(page).texts]
+    assert texts.count("stands among all") == 1
+    assert "More on form: Repeats itself, Empty, Distinct-1" in texts
+    assert "More on copying: Boilerplate, Copied words" in texts
+    assert "How BLEU, chrF and others were computed" in texts
 
 
 def test_personal_data_is_counted_in_words_and_shown_nowhere(small_recipe: dict[str, Any], tmp_path: Path) -> None:

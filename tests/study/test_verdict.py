@@ -113,7 +113,12 @@ def test_rows_that_change_often_and_answers_in_a_hurry_and_little_memory_would_c
     )
     assert "NLL +0.60, 95% interval +0.50 to +0.70" in text
     assert "If an answer must come within 2 s, LoRA gives one in 1 s" in text
-    assert "With less than 7.0 GiB of memory to build it, LoRA takes 4.0 GiB" in text
+    assert "With less than 7.0 GiB of memory to build with, LoRA takes 4.0 GiB" in text
+
+
+def test_where_nothing_better_is_faster_the_base_is_named_for_those_in_a_hurry() -> None:
+    _, _, text = said(study({"base": (2.4, 14, 0, 1), "bm25": (2.0, 14, 0.1, 4)}))
+    assert "If an answer must come within 4 s, the base model gives one in 1 s (NLL +0.40" in text
 
 
 def test_words_that_prefer_another_way_are_said() -> None:

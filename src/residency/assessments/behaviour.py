@@ -13,7 +13,7 @@ from residency.progress import Progress, Silent
 from residency.workspace import Run
 
 if TYPE_CHECKING:
-    from residency.evaluate.behaviour import BehaviourReport
+    from residency.evaluate.behaviour.trial import BehaviourReport
 
 
 def behaviour(
@@ -33,8 +33,8 @@ def behaviour(
         UserError: the run was not trained, or the probes can't be read.
         Interrupted: stopped by the user; nothing of this call is kept.
     """
-    from residency.evaluate import behaviour as asking
-    from residency.evaluate import probes
+    from residency.evaluate.behaviour import probes
+    from residency.evaluate.behaviour import trial as asking
 
     progress = progress or Silent()
     progress.stage("Behaviour")
@@ -62,7 +62,7 @@ def _again(folder: Path, sets: Sequence[str], limit: int | None, files: Sequence
 
 
 def _line(own: object) -> str:
-    from residency.evaluate.behaviour import SetReport
+    from residency.evaluate.behaviour.trial import SetReport
 
     assert isinstance(own, SetReport)
     change = own.difference

@@ -98,7 +98,7 @@ def fix(folder: Path, to: Path | None = None, only: str | None = None) -> Fix:
         temporary.write_text(analysis.written(renamed, changes, str(folder)), "utf-8")
     out = folder.with_name(folder.name + analysis.ENDING)
     commands = [f"residency run {file} --out {out}", f"residency faults {out} --before {folder}"]
-    return Fix(file, [asdict(change) for change in changes], commands)
+    return Fix(file, [asdict(change) | {"shown": change.shown()} for change in changes], commands)
 
 
 def _evidence(run: Run, found: Any) -> Any:

@@ -188,7 +188,7 @@ def _prompt_version() -> str:
 
 
 def _measured(source: Source, given: Answered, progress: Progress) -> _Cast:
-    from residency.evaluate.score import overlap
+    from residency.evaluate.scores.score import overlap
 
     name = str(source.metric)
     votes = ranking.metric_votes(

@@ -18,6 +18,7 @@ from residency import environment, models, pipeline
 from residency.changes import important
 from residency.errors import Interrupted, UserError
 from residency.evaluate.compare import VALIDATION_QUESTIONS, Exam, Question, question_of
+from residency.evaluate.scores.values import Facts
 from residency.progress import Progress, Silent
 from residency.prompts import Before, Prompt
 from residency.recipe import Recipe
@@ -142,7 +143,7 @@ def _begin(recipe: Recipe, run: Run, progress: Progress) -> _Work:
     return _Work(
         recipe=recipe,
         run=run,
-        exam=Exam(recipe, prompt, [_question(dialogue, recipe) for dialogue in tests], [], progress),
+        exam=Exam(recipe, prompt, [_question(dialogue, recipe) for dialogue in tests], Facts(), progress),
         validation=[_question(dialogue, recipe) for dialogue in run.dialogues("validation")[:VALIDATION_QUESTIONS]],
         sources=sources,
         instruction=instruction_of(recipe, sources),

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 
 from residency.cli.app import Debug, Json, Overrides, RunFolder, app, session, show
 from residency.errors import UserError
 
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--against",
+        help="Also ask this one: a run, a checkpoint, a model folder or hub id, FILE.gguf, or https://HOST/v1#MODEL. "
+        "May be given several times.",
+    ),
+]
+KeyEnv = Annotated[str, typer.Option("--key-env", help="Environment variable that holds the endpoints' key.")]
+
 
 @app.command()
-def evaluate(run: RunFolder, overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Base against tuned on the held-out questions."""
+def evaluate(
+    run: RunFolder,
+    against: Against = None,
+    key_env: KeyEnv = "OPENAI_API_KEY",
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Base against tuned, and against others, on the held-out questions; goes on where it was stopped."""
     with session(debug) as terminal:
         from residency import pipeline
 
-        pipeline.evaluate(run, terminal, tuple(overrides or ()))
+        pipeline.evaluate(run, terminal, tuple(overrides or ()), tuple(against or ()), key_env)
         scores = json.loads((run / "evaluation" / "scores.json").read_text("utf-8"))
         show(as_json, {"run": str(run), "evaluate": scores}, str(run / "evaluation"))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from residency import environment, models
-from residency.evaluate.generate import GREEDY, answer
+from residency.evaluate.answers.generate import GREEDY, answer
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import ModelSection, PromptSection
@@ -21,16 +21,17 @@ def asker(section: ModelSection, max_new_tokens: int, progress: Progress | None 
     the subject, and not for this work. It is loaded at the first call.
     """
     loaded: list[tuple[Any, Prompt]] = []
+    progress = progress or Silent()
 
     def ask(prompts: list[str]) -> list[str]:
         if not prompts:
             return []
         if not loaded:
-            loaded.append(_load(section, progress or Silent()))
+            loaded.append(_load(section, progress))
         model, prompt = loaded[0]
         ids = [prompt.prompt_ids(text) for text in prompts]
         with models.quiet_libraries():
-            found = answer(model, prompt, ids, GREEDY, max_new_tokens=max_new_tokens, batch=len(ids))
+            found = answer(model, prompt, ids, GREEDY, max_new_tokens=max_new_tokens, batch=len(ids), say=progress.say)
         return [reply.text for reply in found.answers]
 
     return ask

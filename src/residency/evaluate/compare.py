@@ -1,62 +1,47 @@
-"""The evaluation stage: base and tuned answer the same held-out questions, and each difference gets its interval."""
+"""The evaluation stage: base, tuned and whoever is named answer the same held-out questions, and each difference gets
+its interval."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from residency import environment, models
-from residency.evaluate import score
-from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
-from residency.evaluate.probes import built_in
+from residency.evaluate import named, results
+from residency.evaluate.answers.generate import CANDIDATES, GREEDY, Decoding
+from residency.evaluate.exam import OWN, Exam, KeptExam, Question, called, off_topic, question_of
+from residency.evaluate.partial import Partial
+from residency.evaluate.scores import measure, score
+from residency.evaluate.scores import values as scored
+from residency.evaluate.scores.measure import Measure, Significance
+from residency.evaluate.systems import Given, System
 from residency.progress import Progress, Silent
-from residency.prompts import NOTHING, Before, Prompt
+from residency.prompts import Prompt
 from residency.recipe import Recipe
-from residency.workspace import Dialogue, Run
+from residency.workspace import Dialogue, Dialogues, Run
 
-OPENING = 0.25  # share of a plain text that is given, where there is no question
-BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
+if TYPE_CHECKING:
+    import polars
+
+__all__ = [
+    "VALIDATION_QUESTIONS",
+    "EvaluationReport",
+    "Exam",
+    "Question",
+    "choose",
+    "evaluate",
+    "mildest",
+    "off_topic",
+    "question_of",
+]
+
 VALIDATION_QUESTIONS = 16
-OFF_TOPIC = 10  # questions of the probe set off-topic
+TOLD = ("length", "repetition")  # scores that an answer's row has under other names: tokens, loop
+TOKEN_BOUND = {"answer_nll", "perplexity", "length"}  # scores that count tokens: not to be compared across tokenizers
 REPEATED_MORE = 0.05  # an answer may repeat this share of its four-word runs more than people's answers do
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked, what a person answered, and the row it came from."""
-
-    row: int
-    question: str
-    reference: str
-    before: Before = NOTHING
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What every system goes through: the questions, how they are put, and who is told of it."""
-
-    recipe: Recipe
-    prompt: Prompt
-    tests: list[Question]
-    boilerplate: list[str]
-    progress: Progress
-
-    def ask(self, model: Any, questions: list[Question], decoding: Decoding, task: str) -> Answers:
-        """A model's answers to some questions; progress goes by under the name of `task`."""
-        section = self.recipe.evaluate
-        return answer(
-            model,
-            self.prompt,
-            [self.prompt.prompt_ids(asked.question, asked.before) for asked in questions],
-            decoding,
-            max_new_tokens=section.max_new_tokens,
-            batch=section.batch,
-            tell=lambda done, total: self.progress.step(task, done, total, "tokens"),
-        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +54,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Scores of each system, their intervals, and the paired differences tuned minus base."""
+    """Scores of each system, their intervals, and the paired differences tuned minus base.
+
+    `others` has for each further system the differences `minus_base`, it minus base, and `tuned_minus`.
+    `about` says what each system is, and what has to be said beside its numbers; `speeds` how fast it answered.
+    """
 
     questions: int
     precision: str
@@ -78,64 +67,97 @@ class EvaluationReport:
     systems: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, score.Interval]]
     differences: dict[str, score.Interval]
+    significance: dict[str, Significance]
+    signatures: dict[str, str]
     greedy: dict[str, dict[str, float]]
     faults: dict[str, dict[str, int]]
-    off_topic: list[dict[str, str]]
+    off_topic: list[dict[str, Any]]
+    others: dict[str, dict[str, dict[str, score.Interval]]] = field(default_factory=dict)
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
+    speeds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: InitVar[Sequence[Mapping[str, Any]]] = ()
+
+    def __post_init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        object.__setattr__(self, "_rows", rows)
+
+    def frame(self) -> polars.DataFrame:
+        """A row for each answer of each system: question, reference, text, tokens, times, why it ended, its scores."""
+        return results.frame(self._rows)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class Performance:
-    """Everything one system did: likelihoods, and answers under plain greedy and under the chosen decoding."""
+    """Everything one system did: likelihoods, and answers under plain greedy and under the chosen decoding.
+
+    Plain greedy is asked of base and tuned alone, likelihoods of models on this machine. `same_tokens` says that what
+    is counted in tokens can be compared with base and tuned.
+    """
 
     likelihoods: list[tuple[float, int]]
-    chosen: list[Answer]
-    greedy: list[Answer]
-    off_topic: list[Answer]
+    sizes: list[int]  # bytes of the reference answers that the likelihoods are of
+    chosen: list[Given]
+    greedy: list[Given]
+    off_topic: list[Given]
     tokens_per_second: float
+    about: dict[str, Any]
+    same_tokens: bool = True
 
 
-def evaluate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progress | None = None) -> EvaluationReport:
-    """Base against tuned on the held-out test split; writes `answers.jsonl`, `scores.json`, `errors.json`.
+def evaluate(
+    recipe: Recipe,
+    run: Run,
+    prompt: Prompt,
+    progress: Progress | None = None,
+    *,
+    against: Sequence[str] = (),
+    key_env: str = named.KEY_ENV,
+) -> EvaluationReport:
+    """Base, tuned and what is named in `against`, on the held-out test split; leaves `evaluation/`.
+
+    Named may be runs, checkpoints, models, GGUF files and endpoints, whose key the environment holds under `key_env`.
+    Answers are kept as they come, so that an evaluation that was stopped goes on where it was.
 
     Raises:
-        UserError: the run was not prepared or not trained.
+        UserError: the run was not prepared or not trained, or what is named is not there.
     """
     environment.keep_freed_memory()
     environment.give_back_memory()  # of the stages before
-    data = run.read_json("data/report.json", "prepare")
-    exam = Exam(
+    progress = progress or Silent()
+    dialogues = run.dialogues("test")[: recipe.evaluate.questions]
+    tests = [question_of(dialogue) for dialogue in dialogues]
+    exam = KeptExam(
         recipe=recipe,
         prompt=prompt,
-        tests=[question_of(d) for d in run.dialogues("test")][: recipe.evaluate.questions],
-        boilerplate=[item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE],
-        progress=progress or Silent(),
+        tests=tests,
+        facts=scored.Facts.of(run, tests),
+        progress=progress,
+        partial=Partial(run),
     )
-    tuned = _load(lambda dtype: models.load_tuned(run.need("model", "train"), dtype))
+    base, tuned = named.own(recipe, run, prompt, progress)
+    others = named.others(against, recipe, prompt, progress, key_env)
     choice = choose(tuned, exam, [question_of(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
     _remember(run, choice.decoding)
-    performances = {"tuned": _perform(tuned, "tuned", exam, choice.decoding)}
-    del tuned
-    environment.give_back_memory()
-    base = _load(lambda dtype: models.load_base(recipe.model, dtype, progress=exam.progress))
-    performances = {"base": _perform(base, "base", exam, choice.decoding), **performances}
+    performances = {}
+    for system in (tuned, base, *others):
+        _note_learnt(system, dialogues, exam.progress)
+        performances[system.name] = _perform(system, exam, choice.decoding)
+        system.close()
+    performances = {name: performances[name] for name in (*OWN, *(system.name for system in others))}
     report = _report(exam, performances, choice)
     _write(run, exam.tests, performances, report)
+    exam.partial.done()
     return report
 
 
-def question_of(dialogue: Dialogue) -> Question:
-    """What a dialogue asks; of a plain text, whose question is empty, its opening."""
-    if dialogue.question:
-        return Question(dialogue.row, dialogue.question, dialogue.answer, dialogue.before)
-    words = dialogue.answer.split()
-    opening = max(1, int(OPENING * len(words)))
-    return Question(dialogue.row, " ".join(words[:opening]), " ".join(words[opening:]))
-
-
-def _load(load: Callable[[torch.dtype], Any]) -> Any:
-    """The model as this machine answers fastest: bf16 where the processor has it, on a GPU where there is one."""
-    model = load(models.fast_dtype())
-    return model.to(models.device())
+def _note_learnt(system: System, tests: Sequence[Dialogue], progress: Progress) -> None:
+    """A further run may have learnt what it is asked here: that is said beside its numbers."""
+    if system.learnt_from is None or not system.learnt_from.is_file():
+        return
+    learnt = {(dialogue.question, dialogue.answer) for dialogue in Dialogues(system.learnt_from)}
+    count = sum((dialogue.question, dialogue.answer) in learnt for dialogue in tests)
+    if count:
+        system.notes.append(f"{count} of the {len(tests)} questions, with their answers, are in what it was trained on")
+        progress.say(f"{system.name}: {system.notes[-1]}")
 
 
 def choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
@@ -147,7 +169,8 @@ def choose(model: Any, exam: Exam, questions: list[Question]) -> Choice:
         return Choice(GREEDY, [])
     rows = []
     for number, decoding in enumerate(CANDIDATES, start=1):
-        given = exam.ask(model, questions, decoding, f"Choosing the decoding, {number} of {len(CANDIDATES)}").answers
+        task = f"Choosing the decoding, {number} of {len(CANDIDATES)}"
+        given = exam.ask(model, questions, decoding, task).answers
         chrf = [score.overlap(a.text, q.reference)["chrf"] for a, q in zip(given, questions, strict=True)]
         rows.append(
             {
@@ -189,69 +212,51 @@ def _remember(run: Run, decoding: Decoding) -> None:
     run.write_json("model/generation_config.json", {**config, "do_sample": False, **decoding.settings()})
 
 
-def _perform(model: Any, name: str, exam: Exam, decoding: Decoding) -> Performance:
-    limit = exam.recipe.model.max_length
-    examples = [exam.prompt.answer_example(t.question, t.reference, limit, t.before) for t in exam.tests]
+def _perform(system: System, exam: KeptExam, decoding: Decoding) -> Performance:
     probes = off_topic() if exam.recipe.evaluate.off_topic else []
-    given = exam.ask(model, [*exam.tests, *probes], decoding, f"Answers of the {name} model")
+    task = f"Answers of {'the ' if system.name in OWN else ''}{called(system.name)}"
+    given = exam.ask(system, [*exam.tests, *probes], decoding, task)
     chosen, aside = given.answers[: len(exam.tests)], given.answers[len(exam.tests) :]
-    greedy = chosen
-    if decoding != GREEDY:
-        greedy = exam.ask(model, exam.tests, GREEDY, f"Answers of the {name} model, plain greedy").answers
-    exam.progress.say(f"Likelihood of the reference answers, {name} model")
-    return Performance(likelihoods(model, examples), chosen, greedy, aside, given.tokens_per_second)
+    greedy = chosen if system.name in OWN else []
+    if greedy and decoding != GREEDY:
+        greedy = exam.ask(system, exam.tests, GREEDY, f"{task}, plain greedy").answers
+    likelihoods, sizes = exam.likelihoods(system)
+    notes = [*system.notes, *system.caveats(decoding), *results.notes(given.answers)]
+    same_tokens = system.same_tokens(exam.prompt)
+    if not same_tokens:
+        notes.append("its tokens are not the run's, so that lengths and likelihoods per token are not compared")
+    about = {"kind": system.kind, "source": system.source, "notes": notes}
+    return Performance(likelihoods, sizes, chosen, greedy, aside, given.tokens_per_second, about, same_tokens)
 
 
-def off_topic() -> list[Question]:
-    """Ten questions that have nothing to do with health."""
-    asked = built_in("off-topic")[:OFF_TOPIC]
-    return [Question(number, probe.question, "") for number, probe in enumerate(asked, start=1)]
-
-
-def _values(answers: list[Answer], exam: Exam) -> dict[str, list[float]]:
-    """Each metric's value for each answer."""
-    found: dict[str, list[float]] = {}
-    for given, test in zip(answers, exam.tests, strict=True):
-        one = score.overlap(given.text, test.reference) | {
-            "stopped": float(given.stopped),
-            "repetition": float(score.loops(given.text)),
-            "repeated": score.repeated(given.text),
-            "boilerplate": float(any(sentence in given.text for sentence in exam.boilerplate)),
-            "empty": float(not given.text),
-            "length": float(given.tokens),
-        }
-        for metric, value in one.items():
-            found.setdefault(metric, []).append(value)
+def _measured(exam: Exam, performance: Performance, values: dict[str, list[float]]) -> dict[str, Measure]:
+    """Every number of a system, of `values` of its answers under the chosen decoding and of what else it did."""
+    found = scored.measures(values, performance.chosen, exam.tests, exam.facts)
+    if performance.likelihoods:
+        found |= scored.likelihood_measures(performance.likelihoods, performance.sizes)
+    if performance.off_topic:
+        found["off_topic_kept"] = measure.mean([float(score.steered_back(a.text)) for a in performance.off_topic])
     return found
 
 
 def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) -> EvaluationReport:
     resamples = exam.recipe.evaluate.resamples
-    draws = score.resample(len(exam.tests), resamples)
-    values = {name: _values(p.chosen, exam) for name, p in performances.items()}
-    weights: dict[str, list[float]] = {}
-    for name, performance in performances.items():
-        values[name]["answer_nll"] = [nll / max(tokens, 1) for nll, tokens in performance.likelihoods]
-        weights["answer_nll"] = [float(tokens) for _, tokens in performance.likelihoods]
-    intervals = {
-        name: {metric: score.interval(own[metric], draws, weights.get(metric)) for metric in own}
-        for name, own in values.items()
+    exam.progress.say("Scoring the answers")
+    values = {name: scored.values(p.chosen, exam.tests, exam.facts) for name, p in performances.items()}
+    measured = {name: _measured(exam, p, values[name]) for name, p in performances.items()}
+    intervals = {name: measure.intervals(own, resamples) for name, own in measured.items()}
+    plain = {
+        name: values[name] if p.greedy is p.chosen else scored.values(p.greedy, exam.tests, exam.facts)
+        for name, p in performances.items()
+        if name in OWN
     }
-    differences = {
-        metric: score.difference(own, values["base"][metric], draws, weights.get(metric))
-        for metric, own in values["tuned"].items()
-    }
-    kept = {
-        name: [float(score.steered_back(a.text)) for a in performance.off_topic]
-        for name, performance in performances.items()
-        if performance.off_topic
-    }
-    if kept:
-        probes = score.resample(len(kept["base"]), resamples)
-        for name, own in kept.items():
-            intervals[name]["off_topic_kept"] = score.interval(own, probes)
-        differences["off_topic_kept"] = score.difference(kept["tuned"], kept["base"], probes)
-    plain = {name: _values(p.greedy, exam) for name, p in performances.items()}
+
+    def between(one: str, other: str) -> dict[str, score.Interval]:
+        same = performances[one].same_tokens and performances[other].same_tokens
+        found = measure.differences(measured[one], measured[other], resamples)
+        return {metric: change for metric, change in found.items() if same or metric not in TOKEN_BOUND}
+
+    further = [name for name in performances if name not in OWN]
     return EvaluationReport(
         questions=len(exam.tests),
         precision=str(models.fast_dtype()).removeprefix("torch."),
@@ -263,10 +268,16 @@ def _report(exam: Exam, performances: dict[str, Performance], choice: Choice) ->
             for name, performance in performances.items()
         },
         intervals=intervals,
-        differences=differences,
+        differences=between("tuned", "base"),
+        significance=measure.significance(measured["tuned"], measured["base"]),
+        signatures=scored.signatures(exam.facts.similarity),
         greedy={name: {metric: float(np.mean(own)) for metric, own in plain[name].items()} for name in plain},
         faults={name: _faults(own) for name, own in values.items()},
         off_topic=_probes(performances),
+        others={name: {"minus_base": between(name, "base"), "tuned_minus": between("tuned", name)} for name in further},
+        about={name: performance.about for name, performance in performances.items()},
+        speeds={name: results.speed(p.chosen, p.tokens_per_second) for name, p in performances.items()},
+        rows=_long(exam.tests, performances, values, choice.decoding),
     )
 
 
@@ -279,27 +290,54 @@ def _faults(values: dict[str, list[float]]) -> dict[str, int]:
     }
 
 
-def _probes(performances: dict[str, Performance]) -> list[dict[str, str]]:
-    given = zip(*(performance.off_topic for performance in performances.values()), strict=True)
-    return [
-        {"question": probe.question} | {name: one.text for name, one in zip(performances, row, strict=True)}
-        for probe, row in zip(off_topic(), given, strict=False)
-    ]
+def _probes(performances: dict[str, Performance]) -> list[dict[str, Any]]:
+    found = []
+    for place, probe in enumerate(off_topic() if performances["base"].off_topic else []):
+        said = {name: performance.off_topic[place].text for name, performance in performances.items()}
+        found.append({"question": probe.question, **_apart(said)})
+    return found
+
+
+def _apart(each: dict[str, Any]) -> dict[str, Any]:
+    """What is said of each system: base and tuned by their names, all further ones under `others`, where there are."""
+    others = {name: value for name, value in each.items() if name not in OWN}
+    return {name: each[name] for name in OWN} | ({"others": others} if others else {})
 
 
 def _write(run: Run, tests: list[Question], performances: dict[str, Performance], report: EvaluationReport) -> None:
     rows = []
     for place, test in enumerate(tests):
-        row: dict[str, Any] = asdict(test)
-        for name, performance in performances.items():
-            nll, tokens = performance.likelihoods[place]
-            row[name] = _row(performance.chosen[place]) | {"answer_nll": nll / max(tokens, 1)}
-            row[f"{name}_greedy"] = _row(performance.greedy[place])
-        rows.append(row)
-    run.write_jsonl("evaluation/answers.jsonl", rows)
-    run.write_json("evaluation/scores.json", asdict(report))
+        each = {name: _row(performance, place) for name, performance in performances.items()}
+        greedy = {f"{name}_greedy": results.entry(performances[name].greedy[place]) for name in OWN}
+        rows.append(asdict(test) | _apart(each) | greedy)
+    scores = asdict(report)
+    results.write(run, rows, report.frame(), scores)
+    run.write_json("evaluation/scores.json", scores)
     run.write_json("evaluation/errors.json", report.faults)
 
 
-def _row(given: Answer) -> dict[str, Any]:
-    return asdict(given) | {"loop": score.loops(given.text)}
+def _row(performance: Performance, place: int) -> dict[str, Any]:
+    nll, tokens = performance.likelihoods[place] if performance.likelihoods else (None, 0)
+    return results.entry(performance.chosen[place]) | {"answer_nll": None if nll is None else nll / max(tokens, 1)}
+
+
+def _long(
+    tests: list[Question],
+    performances: dict[str, Performance],
+    values: dict[str, dict[str, list[float]]],
+    decoding: Decoding,
+) -> list[dict[str, Any]]:
+    """A row for each answer, those under plain greedy last: what was asked, what came, and what it is worth."""
+    rows = []
+    for name, performance in performances.items():
+        for place, test in enumerate(tests):
+            asked = {"row": test.row, "question": test.question, "reference": test.reference, "system": name}
+            own = {"decoding": decoding.name, **_row(performance, place)}
+            worth = {metric: each[place] for metric, each in values[name].items() if metric not in (*own, *TOLD)}
+            rows.append(asked | own | worth)
+    if decoding != GREEDY:
+        for name in OWN:
+            for test, given in zip(tests, performances[name].greedy, strict=True):
+                asked = {"row": test.row, "question": test.question, "reference": test.reference, "system": name}
+                rows.append(asked | {"decoding": GREEDY.name} | results.entry(given))
+    return rows

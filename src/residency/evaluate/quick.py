@@ -6,9 +6,9 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from residency.evaluate import score
-from residency.evaluate.compare import question_of
-from residency.evaluate.generate import GREEDY, answer
+from residency.evaluate.answers.generate import GREEDY, answer
+from residency.evaluate.exam import question_of
+from residency.evaluate.scores import score
 from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.workspace import Run

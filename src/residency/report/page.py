@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from residency.report import behaviour, faults, figures, forgotten, preferred, ranked
+from residency.report.against import against
+from residency.report.metrics import GROUPS, METRICS, Metric, standing
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
@@ -25,45 +26,6 @@ PERSONAL = {
     "birth_date": "dates of birth",
     "name": "people's names",
 }
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a score is called, written and read."""
-
-    key: str
-    label: str
-    meaning: str
-    better: str  # "lower", "higher" or "" where neither is better
-    form: str  # number, share or tokens
-
-    def write(self, value: float, signed: bool = False) -> str:
-        """The value with its unit."""
-        sign = "+" if signed else ""
-        if self.form == "share":
-            text, unit = f"{100 * value:{sign}.0f}", " pp" if signed else "%"
-        else:
-            text, unit = f"{value:{sign}.{3 if self.form == 'nats' else 1}f}", ""
-        return (text if float(text) else text.lstrip("+-")) + unit  # no difference has no sign
-
-
-METRICS = (
-    Metric(
-        "answer_nll", "Answer NLL", "nats a token of the reference answer, as the model foresees it", "lower", "nats"
-    ),
-    Metric("rouge_l", "ROUGE-L", "longest common subsequence with the reference, F1, 0 to 100", "higher", "number"),
-    Metric("bleu", "BLEU", "n-grams shared with the reference, 0 to 100, mean over answers", "higher", "number"),
-    Metric("chrf", "chrF", "character n-grams shared with the reference, 0 to 100", "higher", "number"),
-    Metric("stopped", "Stops by itself", "share of answers that end before the limit", "higher", "share"),
-    Metric("repetition", "Caught in a loop", "share that repeats a phrase three times running", "lower", "share"),
-    Metric("repeated", "Repeats itself", "share of its four-word runs that stood in it before", "lower", "share"),
-    Metric("boilerplate", "Boilerplate", "share with a stock sentence of the training data", "lower", "share"),
-    Metric("empty", "Empty", "share of empty answers", "lower", "share"),
-    Metric(
-        "off_topic_kept", "Keeps its role", "share of off-topic questions steered back to health", "higher", "share"
-    ),
-    Metric("length", "Length", "tokens of an answer", "", "number"),
-)
 
 
 def report(run: Run) -> Path:
@@ -92,8 +54,10 @@ def report(run: Run) -> Path:
         **content,
         pictures={name: Markup(picture) for name, picture in pictures.items()},
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
+        groups=GROUPS,
         verdicts=_verdicts(content),
         preference=_preference(content),
+        against=against(content["evaluate"], METRICS),
         ranking=_ranking(content["ratings"]),
         faults=faults.section(run),
         stays=behaviour.shown(content["behaviour"], run.read_jsonl("evaluation/behaviour.jsonl", "behaviour"))
@@ -150,6 +114,7 @@ def score_rows(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
                 "difference": metric.write(difference["mean"], signed=True),
                 "interval": f"{metric.write(difference['low'], True)} to {metric.write(difference['high'], True)}",
                 "verdict": _verdict(metric, difference),
+                "standing": standing(evaluation, metric.key),
                 "whisker": _whisker(difference),
             }
         )
@@ -185,7 +150,8 @@ def _verdict(metric: Metric, difference: dict[str, float]) -> str:
     if low <= 0 <= high:
         return "no difference shown"
     if not metric.better:
-        return "longer" if low > 0 else "shorter"
+        more, less = ("longer", "shorter") if metric.key.startswith("length") else ("higher", "lower")
+        return more if low > 0 else less
     return "better" if (low > 0) == (metric.better == "higher") else "worse"
 
 

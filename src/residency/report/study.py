@@ -6,7 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from residency.report.page import METRICS, Metric, _alone, _template
+from residency.report.metrics import METRICS, Metric
+from residency.report.page import _alone, _template
 from residency.report.trade import Point, trade
 
 SHOWN = ("answer_nll", "rouge_l", "chrf", "stopped", "repetition")

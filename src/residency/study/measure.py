@@ -9,9 +9,9 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from residency.evaluate import score
+from residency.evaluate.answers.generate import Decoding, likelihoods
 from residency.evaluate.compare import Exam, Question, choose
-from residency.evaluate.generate import Decoding, likelihoods
+from residency.evaluate.scores import score
 from residency.study.build import Put
 
 ALONE = 4  # questions that are answered one at a time, for the seconds that somebody waits

@@ -16,6 +16,16 @@ from typing import Any
 
 HORIZON = 1000  # answers that the cost of a way is reckoned over
 FASTER = 0.8  # of the seconds an answer takes: less difference than that is not worth a sentence
+CALLED = {  # labels inside a sentence, where they are not as they are
+    "Base model": "the base model",
+    "Written instruction": "a written instruction",
+    "Few-shot": "a few-shot prompt",
+    "Retrieval by BM25": "retrieval by BM25",
+    "Retrieval by embeddings": "retrieval by embeddings",
+    "Hybrid retrieval": "hybrid retrieval",
+    "Full fine-tuning": "full fine-tuning",
+    "Tuned with retrieval": "the tuned model with retrieval",
+}
 Ways = dict[str, dict[str, Any]]
 
 
@@ -113,9 +123,9 @@ def _would_change(ways: Ways, use: str, winners: Ways, equals: list[str]) -> lis
     found = [sentence for name in equals if name != use and (sentence := _break_even(ways[name], own))]
     if own["trains"]:
         found.append(_if_rows_change(own, winners, use))
-    faster = [name for name in winners if _alone(winners[name]) < FASTER * _alone(own)]
+    faster = [name for name in ("base", *winners) if _alone(ways[name]) < FASTER * _alone(own)]
     if faster:
-        name = min(faster, key=lambda one: _nll(winners[one]))
+        name = min(faster, key=lambda one: _nll(ways[one]))
         found.append(
             f"If an answer must come within {duration(_alone(own))}, {_called(ways[name])} gives one in "
             f"{duration(_alone(ways[name]))} (NLL {_signed(ways[name]['less'][use]['answer_nll'], 2)})."
@@ -124,7 +134,7 @@ def _would_change(ways: Ways, use: str, winners: Ways, equals: list[str]) -> lis
     if lighter:
         name = min(lighter, key=lambda one: _nll(winners[one]))
         found.append(
-            f"With less than {_gib(own)} of memory to build it, {_called(ways[name])} takes {_gib(ways[name])} "
+            f"With less than {_gib(own)} of memory to build with, {_called(ways[name])} takes {_gib(ways[name])} "
             f"(NLL {_signed(ways[name]['less'][use]['answer_nll'], 2)})."
         )
     liked = [name for name in winners if name != use and winners[name]["less"][use]["rouge_l"]["low"] > 0]
@@ -204,13 +214,9 @@ def _takes(way: dict[str, Any]) -> str:
 
 
 def _called(way: dict[str, Any]) -> str:
-    """The label inside a sentence: names keep their capitals."""
+    """The label inside a sentence."""
     label: str = way["label"]
-    return (
-        label
-        if label[:2].isupper() or label[1:2].isupper() or label.startswith("LoRA")
-        else label[0].lower() + label[1:]
-    )
+    return CALLED.get(label, label)
 
 
 def _alone(way: dict[str, Any]) -> float:

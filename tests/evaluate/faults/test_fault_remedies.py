@@ -11,7 +11,7 @@ from residency.evaluate.faults.fixed import renamed, written
 from residency.evaluate.faults.nearest import Nearest
 from residency.evaluate.faults.remedies import remedies, together
 from residency.evaluate.faults.rules import CATEGORIES
-from residency.recipe import Recipe
+from residency.recipe import DataSection, Recipe
 from residency.workspace import Dialogue
 
 DATA: dict[str, Any] = {
@@ -22,7 +22,7 @@ DATA: dict[str, Any] = {
     "template": "chat",
 }
 CLOSING = "Hope this answers your question."
-OWN = "The clinic wishes you (and yours) well."
+OWN = "The team wishes you (and yours) well."
 
 
 def evidence(changes: dict[str, Any] | None = None, **data: Any) -> Evidence:
@@ -64,13 +64,19 @@ def test_rows_that_are_cut_and_answers_over_the_limit_are_counted() -> None:
 
 
 def test_rows_that_the_audit_names_are_dropped_and_what_was_dropped_stays_so() -> None:
-    found = [{"kind": kind, "count": 4} for kind in ("truncated-answers", "other-languages")]
+    found = [{"kind": kind, "count": 4, "share": 0.04} for kind in ("truncated-answers", "other-languages")]
     before = evidence({"data.drop": ["copied-questions"]}, findings=found)
     assert told("loop", before) == {"data.drop": ["copied-questions", "truncated-answers"]}
     both, recipe = together(["loop", "wrong language"], before)
     assert [change.key for change in both if change.key == "data.drop"] == ["data.drop"]
     assert recipe.data.drop == ("copied-questions", "truncated-answers", "other-languages")
     assert both[0].old == ["copied-questions"]
+
+
+def test_a_finding_about_hardly_a_row_changes_nothing_since_it_would_change_the_split() -> None:
+    one = evidence(findings=[{"kind": "truncated-answers", "count": 1, "share": 0.005}])
+    assert told("loop", one) == {}
+    assert causes("loop", one) == []
 
 
 def test_stock_sentences_are_cleaned_away_where_they_end_answers() -> None:
@@ -80,8 +86,10 @@ def test_stock_sentences_are_cleaned_away_where_they_end_answers() -> None:
     assert causes("boilerplate", known) == [f"“{CLOSING}” stands in 30% of the training answers."]
     middle = replace(evidence(), sentences=({"text": CLOSING, "share": 0.3, "ends": 0.1},))
     assert told("boilerplate", middle) == {}
+    caution = replace(evidence(), sentences=({"text": "See a doctor if it is worse.", **ends},))
+    assert told("boilerplate", caution) == {}
     own = told("boilerplate", replace(evidence(), sentences=({"text": OWN, **ends},)))
-    assert own["data.closings"][-1] == r"The clinic wishes you \(and yours\) well\."
+    assert own["data.closings"][-1] == r"The team wishes you \(and yours\) well\."
 
 
 def test_the_pattern_that_is_added_takes_the_sentence_away() -> None:
@@ -104,6 +112,13 @@ def test_training_is_made_longer_or_shorter_in_the_unit_that_the_recipe_has() ->
     assert told("off topic", over) == {}
 
 
+def test_answers_that_steer_back_are_proposed_where_the_role_was_lost_and_recipes_know_them() -> None:
+    lost = {"differences": {"off_topic_kept": {"mean": -0.4, "low": -0.7, "high": -0.1}}}
+    changes = told("off topic", replace(evidence(), scores=lost))
+    assert ("data.redirects" in changes) is ("redirects" in DataSection.model_fields)
+    assert "data.redirects" not in told("off topic", evidence())
+
+
 def test_two_faults_that_want_one_key_the_other_way_get_what_the_graver_wants() -> None:
     changes, recipe = together(["copied", "off topic"], evidence({"train.epochs": 2}))
     assert recipe.train.epochs == 1
@@ -121,7 +136,7 @@ def test_every_change_makes_a_recipe_that_is_right(category: str) -> None:
     kinds = ("truncated-answers", "short-answers", "contradicting-answers", "other-languages", "copied-questions")
     of = evidence(
         {"prompt.end_token": False, "evaluate.decoding": "greedy", "data.overlong": "truncate"},
-        findings=[{"kind": kind, "count": 3} for kind in kinds],
+        findings=[{"kind": kind, "count": 3, "share": 0.03} for kind in kinds],
         truncated=3,
     )
     changes, recipe = remedies(category, of)

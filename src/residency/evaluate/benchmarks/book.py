@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from residency.evaluate import score
 from residency.evaluate.benchmarks.sitting import Result, Settings
+from residency.evaluate.scores import score
 from residency.workspace import Run
 
 SCORES, ROWS = "evaluation/benchmarks.json", "evaluation/benchmarks.jsonl"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from residency.evaluate.continuations import Likelihood, Pair
+from residency.evaluate.answers.continuations import Likelihood, Pair
 
 
 class Journal:

@@ -13,8 +13,8 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
+from residency.evaluate.answers.continuations import Likelihood, Pair, continuations, shares_context
 from residency.evaluate.benchmarks.journal import Journal
-from residency.evaluate.continuations import Likelihood, Pair, continuations, shares_context
 
 Request = tuple[Any, list[int], list[int]]  # texts, and their tokens: a context and what follows it
 WINDOWS = 64  # of long texts that are gone through at once

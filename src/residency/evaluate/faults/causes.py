@@ -13,6 +13,7 @@ from residency.evaluate.faults.rules import CATEGORIES, found
 from residency.recipe import Recipe
 from residency.workspace import Dialogue
 
+WORTH = 0.01  # share of the rows from which a finding stands behind a fault: leaving rows out changes the split
 LOOKED_AT = 2000  # training answers that a rule is asked of, at even distances
 # Rules that say something of a training answer by itself; the others need a model's answer.
 OF_TRAINING = ("loop", "empty", "refuses", "leaks the template", "wrong language", "unsafe")
@@ -37,8 +38,9 @@ class Evidence:
     sentences: tuple[dict[str, Any], ...] = ()
 
     def finding(self, kind: str) -> int:
-        """How many rows a finding of the audit named; 0 where it found none."""
-        return next((int(one["count"]) for one in self.data["findings"] if one["kind"] == kind), 0)
+        """How many rows a finding of the audit named; 0 where they are under 1% of the rows, and hardly a cause."""
+        found = (one for one in self.data["findings"] if one["kind"] == kind and one["share"] >= WORTH)
+        return next((int(one["count"]) for one in found), 0)
 
     def answer_tokens(self, percentile: str) -> float:
         """A percentile of the training answers' lengths in tokens."""

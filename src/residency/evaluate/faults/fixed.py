@@ -41,7 +41,7 @@ def _lines(values: dict[str, Any], told: dict[str, Change], above: str, indent: 
     for name, value in values.items():
         key = f"{above}{name}"
         if key in told:
-            yield f"{indent}# was {_flow(told[key].old)}: {told[key].why}"
+            yield f"{indent}# {told[key].was()}: {told[key].why}"
         if isinstance(value, dict) and value:
             yield f"{indent}{name}:"
             yield from _lines(value, told, f"{key}.", indent + "  ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 from residency.errors import UserError
 from residency.evaluate.faults.causes import Evidence
+from residency.evaluate.faults.unsafe import cautions
 from residency.recipe import Recipe
 
 LONGEST_ANSWER = 1000  # tokens that evaluate.max_new_tokens is raised to, at most
@@ -27,6 +29,18 @@ class Change:
     old: Any
     new: Any
     why: str
+
+    def shown(self) -> str:
+        """What changes, on one line; of a list what is added to it."""
+        if isinstance(self.old, list) and isinstance(self.new, list):
+            return f"{self.key}: add " + ", ".join(str(one) for one in self.new if one not in self.old)
+        return f"{self.key}: {_plain(self.old)} -> {_plain(self.new)}"
+
+    def was(self) -> str:
+        """What the recipe had; of a list what it had not."""
+        if isinstance(self.old, list) and isinstance(self.new, list):
+            return "without " + ", ".join(str(one) for one in self.new if one not in self.old)
+        return f"was {_plain(self.old)}"
 
 
 Remedy = Callable[[Evidence], tuple[str, Any, str] | None]
@@ -89,6 +103,11 @@ def _changed(recipe: Recipe, key: str, new: Any, why: str) -> tuple[Change, Reci
         return None
 
 
+def _plain(value: Any) -> str:
+    """A value as a recipe writes it."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
 def _value(recipe: Recipe, key: str) -> Any:
     value: Any = recipe.model_dump(mode="json")
     for part in key.split("."):
@@ -144,14 +163,20 @@ def _closings(evidence: Evidence) -> tuple[str, Any, str] | None:
 def _own_closings(evidence: Evidence) -> tuple[str, Any, str] | None:
     """Patterns for the sentences that the step's own patterns miss."""
     own = _value(evidence.recipe, "data.closings")
-    missed = [s for s in _ending(evidence) if not any(re.fullmatch(pattern, s, re.I) for pattern in own)]
+    missed = [sentence for sentence in _ending(evidence) if not _matched(sentence, evidence)]
     if not missed:
         return None
     return "data.closings", [*own, *(_literal(sentence) for sentence in missed)], "no pattern matches these sentences"
 
 
 def _ending(evidence: Evidence) -> list[str]:
-    return [item["text"] for item in evidence.sentences if item["ends"] >= 0.5]
+    """Sentences that mostly end their answers. One that sends people to a doctor is nothing to be taken out unasked."""
+    own = [item["text"] for item in evidence.sentences if item["ends"] >= 0.5]
+    return [one for one in own if _matched(one, evidence) or not cautions(one)]
+
+
+def _matched(sentence: str, evidence: Evidence) -> bool:
+    return any(re.fullmatch(pattern, sentence, re.I) for pattern in evidence.recipe.data.closings)
 
 
 def _literal(text: str) -> str:
@@ -163,7 +188,7 @@ def _more(evidence: Evidence) -> tuple[str, Any, str] | None:
     train = evidence.recipe.train
     if evidence.learnt("over-fitting"):
         return None
-    why = "the base model had the fault too, and training was short"
+    why = "more training brings the answers nearer to those of the data"
     if train.max_steps:
         return "train.max_steps", 2 * train.max_steps, why
     return ("train.epochs", 2 * train.epochs, why) if train.epochs <= 3 or evidence.learnt("still-learning") else None
@@ -182,6 +207,14 @@ def _system(evidence: Evidence) -> tuple[str, Any, str] | None:
     return "prompt.system", CAREFUL, "says what every answer owes the person who asks"
 
 
+def _redirects(evidence: Evidence) -> tuple[str, Any, str] | None:
+    """Answers that steer back, where training has cost the model its role; left out where recipes have no such key."""
+    lost = evidence.scores.get("differences", {}).get("off_topic_kept", {})
+    if lost.get("high", 0.0) >= 0:
+        return None
+    return "data.redirects", True, "the tuned model steers back from other subjects less often than the base"
+
+
 def _template(evidence: Evidence) -> tuple[str, Any, str] | None:
     return "prompt.template", "auto", "the model's own template ends in tokens that no text holds"
 
@@ -197,7 +230,11 @@ _AGAINST: dict[str, tuple[Remedy, ...]] = {
     ),
     "empty": (_added("data.drop", "short-answers", "say next to nothing"), _more),
     "boilerplate": (_closings, _own_closings),
-    "off topic": (_added("data.drop", "contradicting-answers", "answer one question in several ways"), _more),
+    "off topic": (
+        _added("data.drop", "contradicting-answers", "answer one question in several ways"),
+        _redirects,
+        _more,
+    ),
     "refuses": (_more,),
     "leaks the template": (_end_token, _template),
     "wrong language": (_added("data.drop", "other-languages", "are in another language"), _more),
@@ -207,7 +244,7 @@ _AGAINST: dict[str, tuple[Remedy, ...]] = {
     "copied": (_added("data.drop", "copied-questions", "only repeat the question"), _less),
 }
 _BY_HAND = {
-    "boilerplate": "Sentences that don't end their answers have to be taken out of data.source.",
+    "boilerplate": "Sentences that don't end their answers, and advice to see a doctor, are left for you to decide on.",
     "off topic": "Look at the nearest training examples: a question with none near needs examples of its own.",
     "contradicts reference": "What is wrong in the nearest training examples is to be mended in data.source.",
     "refuses": "Rows that refuse are to be taken out of data.source.",

@@ -6,14 +6,14 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from residency.evaluate import score
 from residency.evaluate.faults.cases import Case
 from residency.evaluate.faults.causes import OF_TRAINING, Evidence, causes
 from residency.evaluate.faults.find import PEOPLE, Found, counted
 from residency.evaluate.faults.nearest import Nearest, shortened
-from residency.evaluate.faults.remedies import advice, remedies
+from residency.evaluate.faults.remedies import Change, advice, remedies
 from residency.evaluate.faults.rules import CATEGORIES, Category
 from residency.evaluate.faults.rules import found as by_rules
+from residency.evaluate.scores import score
 
 EXAMPLES = 5  # answers of a category and system that are shown
 WORTH = 0.05  # share of the tuned model's answers from which a recipe change is worth a run
@@ -97,9 +97,13 @@ def _category(found: Found, category: Category, evidence: Evidence, near: Neares
         "kinds": _kinds(found, marks),
         "examples": [e for name in reversed(found.systems) for e in _examples(found, category.name, name, near)],
         "causes": causes(category.name, evidence) if faulty else [],
-        "remedies": [asdict(change) for change in remedies(category.name, evidence)[0]] if faulty else [],
+        "remedies": [_shown(change) for change in remedies(category.name, evidence)[0]] if faulty else [],
         "advice": advice(category.name) if faulty else "",
     }
+
+
+def _shown(change: Change) -> dict[str, Any]:
+    return asdict(change) | {"shown": change.shown()}
 
 
 def _kinds(found: Found, marks: dict[str, list[float]]) -> dict[str, dict[str, int]]:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from residency import languages
-from residency.evaluate import score
 from residency.evaluate.faults import unsafe
 from residency.evaluate.faults.cases import Case, words
+from residency.evaluate.scores import score
 
 NAMED = 0.25  # off topic: share of the question's words, by weight, that the answer has, at most
 SHARED = 0.1  # off topic: share of the answer's words, by weight, that the reference has, at most

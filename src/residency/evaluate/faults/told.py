@@ -30,7 +30,7 @@ def told(report: dict[str, Any]) -> str:
 def fixed(fix: Any) -> str:
     """What was changed in a recipe, and the commands that run it."""
     lines = [f"{fix.file}: {len(fix.changes)} changed"]
-    lines += [f"  {change['key']}: {change['old']} -> {change['new']} ({change['why']})" for change in fix.changes]
+    lines += [f"  {change['shown']} ({change['why']})" for change in fix.changes]
     return "\n".join([*lines, "Now run:", *(f"  {command}" for command in fix.commands)])
 
 
@@ -63,7 +63,7 @@ def _table(report: dict[str, Any], shown: list[dict[str, Any]]) -> list[str]:
 
 def _why(one: dict[str, Any]) -> list[str]:
     lines = [f"  {cause}" for cause in one["causes"]]
-    lines += [f"  change {c['key']}: {c['old']} -> {c['new']}: {c['why']}" for c in one["remedies"]]
+    lines += [f"  change {c['shown']} ({c['why']})" for c in one["remedies"]]
     lines += [f"  by hand: {one['advice']}"] if one["advice"] else []
     rows = ", ".join(str(example["row"]) for example in one["examples"] if example["system"] == "tuned")
     lines += [f"  for example rows {rows}"] if rows else []

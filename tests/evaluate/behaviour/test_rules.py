@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from residency.data import redirects
-from residency.evaluate.probes import SETS, Probe, built_in
-from residency.evaluate.rules import judge, sentences
+from residency.evaluate.behaviour.probes import SETS, Probe, built_in
+from residency.evaluate.behaviour.rules import judge, sentences
 
 VERDICTS = Path(__file__).parent / "verdicts"
 

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from residency import environment, models
-from residency.evaluate import rules, score
+from residency.evaluate.answers.generate import Answer, Decoding
+from residency.evaluate.behaviour import rules
+from residency.evaluate.behaviour.probes import Probe
 from residency.evaluate.compare import Exam, Question
-from residency.evaluate.generate import Answer, Decoding
-from residency.evaluate.probes import Probe
+from residency.evaluate.scores import score
+from residency.evaluate.scores.values import Facts
 from residency.progress import Progress
 from residency.prompts import Before, Prompt
 from residency.recipe import Recipe
@@ -66,7 +68,7 @@ def behaviour(
     """
     environment.keep_freed_memory()
     settings = decoding_of(run)
-    exam = Exam(recipe, prompt, [], [], progress)
+    exam = Exam(recipe, prompt, [], Facts(), progress)
     tuned = _asked(lambda dtype: models.load_tuned(run.need("model", "train"), dtype), "tuned", exam, probes, settings)
     environment.give_back_memory()
     base = _asked(

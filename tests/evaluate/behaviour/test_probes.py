@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from residency.errors import UserError
-from residency.evaluate.probes import SETS, built_in, chosen
+from residency.evaluate.behaviour.probes import SETS, built_in, chosen
 
 LEAST = {"off-topic": 50, "emergencies": 30, "medication": 20, "self-harm": 20, "injection": 30, "identity": 15}
 

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from residency.evaluate.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
+from residency.evaluate.answers.generate import CANDIDATES, GREEDY, Answer, Answers, Decoding, answer, likelihoods
 from residency.models import load_tokenizer
 from residency.prompts import Example, Prompt
 from residency.recipe import ModelSection, PromptSection
+from residency.virtual import put_before
 
 LIMIT = 16
 
@@ -108,14 +109,15 @@ def test_likelihoods_are_plain_cross_entropy_example_by_example(model: Any) -> N
             assert nll == pytest.approx(expected, rel=1e-4)
 
 
-def test_progress_counts_tokens_over_all_batches(model: Any, prompt: Prompt) -> None:
+def test_progress_counts_tokens_over_all_answers_and_ends_at_the_total(model: Any, prompt: Prompt) -> None:
     told: list[tuple[int, int]] = []
 
     def tell(done: int, total: int) -> None:
         told.append((done, total))
 
     answer(model, prompt, asked(prompt), GREEDY, max_new_tokens=6, batch=2, tell=tell)
-    assert {total for _, total in told} == {12}
+    assert {total for _, total in told} == {24}
+    assert told[-1] == (24, 24)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
@@ -148,6 +150,34 @@ def test_the_speed_is_that_of_all_new_tokens_together() -> None:
     given = [Answer("a", 3, True), Answer("b", 5, False)]
     assert Answers(given, 2.0).tokens_per_second == 4.0
     assert Answers([], 0.0).tokens_per_second == 0.0
+
+
+def test_a_model_that_our_decoding_does_not_fit_is_answered_by_transformers_and_that_is_said_once(
+    llama_folder: Path,
+) -> None:
+    plain, odd = load(llama_folder), load(llama_folder)
+    put_before(odd, torch.zeros(0, 32))  # no embeddings at all: the answers are the plain model's
+    prompt = Prompt.build(PromptSection(), load_tokenizer(ModelSection(base=str(llama_folder))))
+    said: list[str] = []
+    told: list[tuple[int, int]] = []
+    heard: dict[int, Answer] = {}
+    for _ in range(2):
+        found = answer(
+            odd,
+            prompt,
+            asked(prompt),
+            GREEDY,
+            max_new_tokens=LIMIT,
+            batch=3,
+            heard=heard.__setitem__,
+            say=said.append,
+            tell=lambda done, total: told.append((done, total)),
+        )
+    assert found.answers == answer(plain, prompt, asked(prompt), GREEDY, max_new_tokens=LIMIT, batch=3).answers
+    assert [heard[place] for place in range(len(QUESTIONS))] == found.answers
+    assert all(0 < own.first_token_seconds <= own.seconds <= found.seconds for own in found.answers)
+    assert told[-1] == (len(QUESTIONS) * LIMIT, len(QUESTIONS) * LIMIT)
+    assert len(said) == 1 and "learnt embeddings" in said[0]
 
 
 def test_no_prompts_have_no_answers(model: Any, prompt: Prompt) -> None:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from residency import virtual
-from residency.evaluate.continuations import Pair, continuations, shares_context
+from residency.evaluate.answers.continuations import Pair, continuations, shares_context
 
 PAIRS: list[Pair] = [
     ([5, 9, 17, 30, 2], [40, 41, 42]),

@@ -16,6 +16,7 @@ LOOP_CUT = 2.5  # times, where the text ends within the third
 LOOP_WORDS = 12  # words that the repeats cover together, at least
 
 _WORD = re.compile(r"\S+")
+_ITEM = re.compile(r"(?m)^[ \t]*\d{1,3}[.)](?=\s)")  # the number of a list's item
 _HEALTH = re.compile(
     r"\b(health|medical|medicine|doctor|symptom|illness|patient|clinic|treatment|physician|diagnos\w*)\w*\b", re.I
 )
@@ -45,9 +46,9 @@ def loops(text: str) -> bool:
 
     Where the text ends in it, half of the third time is enough: the limit on an answer's length cuts it there, and a
     phrase of 60 words never comes three whole times in 200 tokens. Compared are words as they stand between white
-    space, lower-cased.
+    space, lower-cased; the numbers of a list's items are none, since a loop may count on.
     """
-    words = [word.lower() for word in _WORD.findall(text)]
+    words = [word.lower() for word in _WORD.findall(_ITEM.sub(" ", text))]
     for period in range(1, min(LOOP_LONGEST, int(len(words) / LOOP_CUT)) + 1):
         run = 0
         for place in range(period, len(words)):
@@ -74,11 +75,14 @@ def steered_back(text: str) -> bool:
 
 
 def overlap(answer: str, reference: str) -> dict[str, float]:
-    """ROUGE-L F1 (stemmed), sentence BLEU and chrF of an answer against its reference, each from 0 to 100."""
+    """ROUGE-1, -2 and -L F1 (stemmed), sentence BLEU and chrF of an answer against its reference, each 0 to 100."""
     import sacrebleu
 
+    rouge = _rouge().score(reference, answer)
     return {
-        "rouge_l": 100 * _rouge().score(reference, answer)["rougeL"].fmeasure,
+        "rouge_1": 100 * rouge["rouge1"].fmeasure,
+        "rouge_2": 100 * rouge["rouge2"].fmeasure,
+        "rouge_l": 100 * rouge["rougeL"].fmeasure,
         "bleu": sacrebleu.sentence_bleu(answer, [reference]).score,
         "chrf": sacrebleu.sentence_chrf(answer, [reference]).score,
     }
@@ -88,7 +92,7 @@ def overlap(answer: str, reference: str) -> dict[str, float]:
 def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
 def resample(total: int, times: int, seed: int = 0) -> np.ndarray:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from residency.evaluate import phrases
-from residency.evaluate.probes import Probe
+from residency.evaluate.behaviour import phrases
+from residency.evaluate.behaviour.probes import Probe
 
 AT_LENGTH = 40  # words that neither decline nor speak of the subject, and an off-topic question counts as answered
 

@@ -1,0 +1,1 @@
+"""Answers of a model, many at a time, and how likely it finds given ones."""
