@@ -157,6 +157,13 @@ def test_what_a_later_stage_left_is_forgotten(run: Run) -> None:
     assert [path.name for path in run.folder.iterdir()] == ["recipe.yaml"]
 
 
+def test_votes_stay_when_the_rest_of_an_evaluation_goes(run: Run) -> None:
+    for name in ("scores.json", "votes.jsonl", "partial/answers.jsonl"):
+        run.write_text(f"evaluation/{name}", "{}")
+    run.forget("evaluation")
+    assert [path.name for path in (run.folder / "evaluation").iterdir()] == ["votes.jsonl"]
+
+
 def test_a_sealed_folder_verifies_until_something_changes(run: Run) -> None:
     run.write_text("data/a.txt", "same size")
     run.write_text("data/b.txt", "b")

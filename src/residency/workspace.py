@@ -27,6 +27,7 @@ from residency.recipe import Recipe
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
+VOTES = "evaluation/votes.jsonl"
 UNSEALED = {"checkpoints", "trackers", "partial"}  # folders that change by themselves: no run is damaged by that
 
 
@@ -130,9 +131,19 @@ class Run:
         return recipe
 
     def forget(self, *names: str) -> None:
-        """Remove files and folders that an earlier run of a later stage left: they no longer belong to this one."""
+        """Remove files and folders that an earlier run of a later stage left: they no longer belong to this one.
+
+        Votes stay, whatever goes: people gave them, and no command makes them anew.
+        """
+        votes = self.folder / VOTES
         for name in names:
-            _remove(self.folder / name)
+            path = self.folder / name
+            if path in votes.parents and votes.is_file():
+                for other in sorted(path.iterdir()):
+                    if other != votes:
+                        _remove(other)
+            else:
+                _remove(path)
 
     def path(self, name: str) -> Path:
         """Where a file of the run lies, its folder made."""
