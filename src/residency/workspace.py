@@ -28,6 +28,8 @@ MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
 VOTES = "evaluation/votes.jsonl"
+OWN = ("base", "tuned")  # the systems that every evaluation asks; all others are named by the user
+PLAIN_GREEDY = "_greedy"  # after a system's name: the same under plain greedy decoding
 UNSEALED = {"checkpoints", "trackers", "partial"}  # folders that change by themselves: no run is damaged by that
 
 
@@ -255,6 +257,17 @@ class Run:
         if path.stat().st_size != entry["bytes"]:
             return f"{name}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}"
         return "" if sha256(path) == entry["sha256"] else f"{name}: sha256 differs from the manifest"
+
+
+def systems_in(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each system's answer in a row of `evaluation/answers.jsonl`: base, tuned, then those under `others`.
+
+    Answers under plain greedy are of no system of their own, and are left aside.
+    """
+    own = {name: value for name, value in row.items() if not name.endswith(PLAIN_GREEDY)}
+    every = own | dict(own.pop("others", None) or {})
+    found = {name: value for name, value in every.items() if isinstance(value, dict) and "text" in value}
+    return {name: found[name] for name in sorted(found, key=lambda name: OWN.index(name) if name in OWN else len(OWN))}
 
 
 @contextmanager

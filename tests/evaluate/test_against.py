@@ -164,6 +164,16 @@ def test_every_system_is_scored_and_set_against_base_and_tuned(compared: Run) ->
             assert change["mean"] == pytest.approx(expected, abs=1e-9), (name, metric)
 
 
+def test_ranking_and_faults_see_every_system_that_answered(compared: Run) -> None:
+    from residency import ranking
+    from residency.evaluate import faults
+
+    assert tuple(ranking.answered([compared]).systems) == NAMES
+    found = faults.find(faults.read(compared))
+    assert found.systems == NAMES
+    assert found.asked[0].cases[NAMES[-1]].text == answers(compared)[0]["others"][NAMES[-1]]["text"]
+
+
 def test_the_base_by_another_name_answers_as_the_base_and_differs_by_nothing(compared: Run) -> None:
     # The folder is the base model itself: another way to it must not make another model of it.
     assert all(row["others"]["llama-tiny"]["text"] == row["base"]["text"] for row in answers(compared))

@@ -12,7 +12,7 @@ import numpy as np
 from residency import environment, models
 from residency.evaluate import named, results
 from residency.evaluate.answers.generate import CANDIDATES, GREEDY, Decoding
-from residency.evaluate.exam import OWN, Exam, KeptExam, Question, called, off_topic, question_of
+from residency.evaluate.exam import Exam, KeptExam, Question, called, off_topic, question_of
 from residency.evaluate.partial import Partial
 from residency.evaluate.scores import measure, score
 from residency.evaluate.scores import values as scored
@@ -21,7 +21,7 @@ from residency.evaluate.systems import Given, System
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
-from residency.workspace import Dialogue, Dialogues, Run
+from residency.workspace import OWN, PLAIN_GREEDY, Dialogue, Dialogues, Run
 
 if TYPE_CHECKING:
     import polars
@@ -308,7 +308,7 @@ def _write(run: Run, tests: list[Question], performances: dict[str, Performance]
     rows = []
     for place, test in enumerate(tests):
         each = {name: _row(performance, place) for name, performance in performances.items()}
-        greedy = {f"{name}_greedy": results.entry(performances[name].greedy[place]) for name in OWN}
+        greedy = {f"{name}{PLAIN_GREEDY}": results.entry(performances[name].greedy[place]) for name in OWN}
         rows.append(asdict(test) | _apart(each) | greedy)
     scores = asdict(report)
     results.write(run, rows, report.frame(), scores)

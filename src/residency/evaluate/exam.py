@@ -14,11 +14,10 @@ from residency.evaluate.systems import Given, Kept, System
 from residency.progress import Progress
 from residency.prompts import NOTHING, Before, Prompt
 from residency.recipe import Recipe
-from residency.workspace import Dialogue
+from residency.workspace import OWN, Dialogue
 
 OPENING = 0.25  # share of a plain text that is given, where there is no question
 OFF_TOPIC = 10  # questions of the probe set off-topic
-OWN = ("base", "tuned")  # the run's own systems; all others are named by the user
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from residency.evaluate.scores import score
 from residency.evaluate.systems import Given
-from residency.workspace import Run
+from residency.workspace import Run, systems_in
 
 if TYPE_CHECKING:
     import polars
@@ -138,8 +138,7 @@ def answer_table(wide: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -
 
 def cell(row: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A system's answer in a row of `answers.jsonl`."""
-    found: dict[str, Any] = row[name] if name in ("base", "tuned") else row["others"][name]
-    return found
+    return systems_in(dict(row))[name]
 
 
 def page(wide: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 
 from residency.errors import UserError
 from residency.ranking.votes import Vote
-from residency.workspace import Run
+from residency.workspace import Run, systems_in
 
 ANSWERS = "evaluation/answers.jsonl"
-ASIDE = "_greedy"  # the same model under plain greedy decoding is no system of its own
 
 
 @dataclass(frozen=True)
@@ -103,15 +102,14 @@ def _keyed(rows: list[Any], run: Run) -> Iterator[tuple[Key, dict[str, Any]]]:
 
 def _systems(sheet: dict[Key, dict[str, Any]], run: Run) -> list[str]:
     rows = list(sheet.values())
-    names = [name for name in rows[0] if not name.endswith(ASIDE) and all(_text(row, name) is not None for row in rows)]
+    names = [name for name in systems_in(rows[0]) if all(_text(row, name) is not None for row in rows)]
     if not names:
         raise UserError(f"{run.folder / ANSWERS}: holds no system's answers", fix="`residency evaluate` makes it anew")
     return names
 
 
 def _text(row: dict[str, Any], name: str) -> str | None:
-    value = row.get(name)
-    text = value.get("text") if isinstance(value, dict) else None
+    text = systems_in(row).get(name, {}).get("text")
     return text if isinstance(text, str) else None
 
 

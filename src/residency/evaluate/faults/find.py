@@ -24,7 +24,7 @@ from residency.evaluate.faults.kinds import kind_of
 from residency.evaluate.faults.rules import CATEGORIES, Category, found
 from residency.progress import Progress, Silent
 from residency.prompts import QUESTION_ANSWER
-from residency.workspace import Dialogue, Run
+from residency.workspace import Dialogue, Run, systems_in
 
 ANSWERS = "evaluation/answers.jsonl"
 BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
@@ -81,7 +81,10 @@ def read(run: Run, boilerplate: Sequence[str] = ()) -> list[Asked]:
     known = known_of(run, training, boilerplate)
     systems = systems_of(rows)
     try:
-        own = {name: [(row[name]["text"], row["reference"]) for row in rows] for name in systems}
+        given = [systems_in(row) for row in rows]
+        own = {
+            name: [(a[name]["text"], row["reference"]) for a, row in zip(given, rows, strict=True)] for name in systems
+        }
         copies = {name: copied.copies(own[name], ((d.row, d.answer) for d in training)) for name in systems}
         return [
             Asked(
@@ -91,9 +94,9 @@ def read(run: Run, boilerplate: Sequence[str] = ()) -> list[Asked]:
                 {
                     name: Case(
                         row["question"],
-                        row[name]["text"],
+                        given[place][name]["text"],
                         row["reference"],
-                        row[name]["stopped"],
+                        given[place][name]["stopped"],
                         copies[name][place].share,
                         known,
                     )
@@ -109,17 +112,15 @@ def read(run: Run, boilerplate: Sequence[str] = ()) -> list[Asked]:
 
 
 def systems_of(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """The systems that answered: base first, tuned next, then any other; those under plain greedy aside.
+    """The systems that answered: base first, tuned next, then any other.
 
     Raises:
         UserError: there is no answer.
     """
-    names = [name for name, value in (rows[0] if rows else {}).items() if isinstance(value, dict) and "text" in value]
-    names = [name for name in names if not name.endswith("_greedy")]
+    names = tuple(systems_in(rows[0])) if rows else ()
     if not names:
         raise UserError(f"{ANSWERS}: no answers", "a run that `residency evaluate` has been through")
-    order = {"base": 0, "tuned": 1}
-    return tuple(sorted(names, key=lambda name: order.get(name, 2)))
+    return names
 
 
 def stock_sentences(run: Run) -> list[str]:
