@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from servers import Answering, Listening, listening
 
 KEY = "sk-very-secret-0123456789"
 PIECES = ("Rest, ", "and drink ", "much water.")
 
 
-class Server(ThreadingHTTPServer):
+class Server(Listening):
     """`script` holds ways to answer, used up one a request; `seen` what was asked with which key."""
 
-    daemon_threads = True
     script: list[Callable[[Handler], None]]
     seen: list[tuple[str | None, dict[str, Any]]]
     usage: bool
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
 
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     server: Server
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         self.server.seen.append((self.headers["Authorization"], body))
         way = self.server.script.pop(0) if self.server.script else well
         way(self)
@@ -47,9 +42,6 @@ class Handler(BaseHTTPRequestHandler):
     def line(self, data: str) -> None:
         self.wfile.write(f"data: {data}\n\n".encode())
         self.wfile.flush()
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 def well(handler: Handler, reason: str = "stop", pause: float = 0.0) -> None:
@@ -97,23 +89,14 @@ def at_once(handler: Handler) -> None:
 
 def refusing(status: int, message: str, **headers: str) -> Callable[[Handler], None]:
     def way(handler: Handler) -> None:
-        body = json.dumps({"error": {"message": message}}).encode()
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        handler.send(json.dumps({"error": {"message": message}}), status, named)
 
     return way
 
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as opened:
+    with listening(Server, Handler) as opened:
         opened.script, opened.seen, opened.usage = [], [], True
-        thread = threading.Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield opened
-        opened.shutdown()
-        thread.join()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from residency.errors import UserError
 from residency.sections import SynthesiseSection
@@ -19,6 +20,7 @@ from residency.sections import SynthesiseSection
 FIRST_WAIT = 1.0  # seconds before the second try, doubled before each later one
 LONGEST_WAIT = 60.0  # seconds
 LARGEST_REPLY = 16 << 20  # bytes
+JUDGE_TIMEOUT = 120  # seconds
 LONGEST_ANSWER = 900.0  # seconds that an answer may stream for
 PATH = "/chat/completions"
 
@@ -95,6 +97,17 @@ class Endpoint:
             section.timeout,
             section.retries,
         )
+
+    @classmethod
+    def judge(cls, where: str, key_env: str | None = None, temperature: float | None = 0.0) -> Endpoint:
+        """The judge that `--judge URL#MODEL` names, with the key that the environment holds under `key_env`.
+
+        Raises:
+            UserError: it is no address with a model, or it holds a secret; the environment has no key.
+        """
+        address, model = addressed(where, "--judge")
+        secret = key(key_env, "--key-env") if key_env else None
+        return cls(address, model, secret, key_env, temperature, timeout=JUDGE_TIMEOUT, setting="--judge")
 
     def ask(self, prompts: list[str], heard: Callable[[str, str], None] = lambda prompt, reply: None) -> list[str]:
         """A reply for each prompt, in order; all are asked at once. `heard` has each as it comes, also before an error.
@@ -306,6 +319,28 @@ def _tokens(event: dict[str, Any], before: int | None) -> int | None:
     return count if isinstance(count, int) else before
 
 
+def addressed(where: str, option: str) -> tuple[str, str]:
+    """Address and name of the model that `URL#MODEL` names; `option` is what it was given to, for the error.
+
+    Raises:
+        UserError: it is no such address, or may hold a secret, which the message does not repeat.
+    """
+    address, _, model = where.partition("#")
+    try:
+        parts = urlsplit(address)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        fits = fits and bool(model.strip()) and "@" not in parts.netloc and not parts.query
+    except ValueError:  # a port that is no number
+        fits = False
+    if not fits:
+        shown = address.rpartition("@")[2].partition("?")[0]
+        raise UserError(
+            f"{option} {shown}: no address of a model",
+            "URL#MODEL, such as https://host/v1#name, with no user name, password or query in it",
+        )
+    return address, model.strip()
+
+
 def key(variable: str, setting: str) -> str:
     """An endpoint's key from the environment; `setting` is what names the variable, for the error.
 
@@ -314,10 +349,11 @@ def key(variable: str, setting: str) -> str:
     """
     found = os.environ.get(variable, "").strip()
     if not found:
+        without = f"leave out {setting}" if setting.startswith("--") else f"set {setting}: null"
         raise UserError(
             f"{setting}: {variable} is not set in the environment",
             "the endpoint's key",
-            f"export {variable}=..., or set {setting}: null for a server that needs none",
+            f"export {variable}=..., or {without} for a server that needs none",
         )
     if not (found.isascii() and found.isprintable()):
         raise UserError(f"{setting}: {variable} holds characters that no key has", "ASCII letters and signs")

@@ -5,10 +5,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +21,41 @@ from residency.errors import Interrupted, UserError
 from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.workspace import Run
+from servers import Answering, Listening, listening
 
 pytest.importorskip("evalica", reason="ratings are evalica's: pip install 'residency[rank]'")
 
 
-class Server(ThreadingHTTPServer):
+class Server(Listening):
     """An OpenAI-compatible judge that prefers the longer answer, and refuses after `patience` requests."""
 
-    daemon_threads = True
     patience = 10**9
     seen: list[tuple[str | None, dict[str, Any]]]
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
 
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     server: Server
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         self.server.seen.append((self.headers["Authorization"], body))
         status, text = 200, self.reply(body["messages"][0]["content"])
         if len(self.server.seen) > self.server.patience:
             status, text = 400, json.dumps({"error": {"message": "enough"}})
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
+        self.send(text, status)
 
     def reply(self, prompt: str) -> str:
         first, second = (re.findall(rf"<answer_{name}>\n(.*)\n</answer_{name}>", prompt)[0] for name in "AB")
         said = "A" if len(first) > len(second) else "B"
         return json.dumps({"choices": [{"message": {"content": json.dumps({"why": "longer", "winner": said})}}]})
 
-    def log_message(self, *_: Any) -> None:
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
-    with Server(("127.0.0.1", 0), Handler) as opened:
+    with listening(Server, Handler) as opened:
         opened.seen = []
-        thread = threading.Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield opened
-        opened.shutdown()
-        thread.join()
 
 
 def answers(count: int = 10, more: str = "") -> list[dict[str, Any]]:
@@ -230,9 +214,9 @@ def test_votes_on_answers_that_a_run_no_longer_gives_are_left_out_or_told(run: R
         (Source(), "rank: no votes in .*votes.jsonl; expected votes; add --votes FILE.jsonl"),
         (Source(metric="chrf", judge="http://a/v1#m"), "rank: --judge and --metric are given; expected one of them"),
         (Source(metric="crf"), 'expected one of rouge-l, chrf, bleu; did you mean "chrf"'),
-        (Source(judge="http://a/v1"), "--judge http://a/v1; expected URL#MODEL"),
-        (Source(judge=""), "--judge; expected URL#MODEL"),
-        (Source(judge="http://me:pw@a/v1#m"), "--judge an address with a user name; expected URL#MODEL"),
+        (Source(judge="http://a/v1"), "--judge http://a/v1: no address of a model; expected URL#MODEL"),
+        (Source(judge=""), "--judge : no address of a model"),
+        (Source(judge="http://me:pw@a/v1#m"), "--judge a/v1: no address of a model; .*no user name"),
         (Source(judge="http://a/v1#m", key_env="NO_SUCH_KEY"), "NO_SUCH_KEY is not set.*export NO_SUCH_KEY=..."),
         (Source(metric="chrf", key_env="X"), "--key-env names the key of a judge"),
     ],

@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from residency.endpoint import Endpoint
 from residency.errors import UserError
 from residency.recipe import Recipe
 from residency.sections import SynthesiseSection
+from servers import Answering, Listening, listening
 
 ASTHMA = """\
 ---
@@ -535,50 +536,33 @@ def test_any_text_at_all_gives_pairs_that_stand_in_their_passages(texts: list[st
 # An endpoint
 
 
-class Server(ThreadingHTTPServer):
+class Server(Listening):
     """Answers each request with the next of its scripted replies: status, headers, body."""
 
     script: list[tuple[int, dict[str, str], str]]
     seen: list[tuple[str, str | None, dict[str, Any]]]
-    daemon_threads = True
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     server: Server
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         self.server.seen.append((self.path, self.headers["Authorization"], body))
         status, headers, text = self.server.script.pop(0) if len(self.server.script) > 1 else self.server.script[0]
         if status == 0:  # hang up
             self.close_connection = True
             return
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.send(text, status, headers)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    with Server(("127.0.0.1", 0), Handler) as opened:
+    with listening(Server, Handler) as opened:
         opened.script, opened.seen = [], []
-        thread = threading.Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield opened
-        opened.shutdown()
-        thread.join()
 
 
 def completion(content: str | None) -> tuple[int, dict[str, str], str]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from residency.endpoint import Endpoint
 from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.workspace import Run, replacing, sha256
@@ -47,7 +48,7 @@ def faults(
     progress.stage("Faults")
     run = Run.open(folder)
     wanted = {category.name for category in analysis.chosen(only)}
-    endpoint = analysis.endpoint(judge, key_env) if judge else None
+    endpoint = Endpoint.judge(judge, key_env) if judge else None
     earlier = Run.open(before) if before else None
     options = {"--only": only, "--before": before, "--judge": judge, "--key-env": key_env}
     again = "".join(f" {name} {value}" for name, value in options.items() if value)

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from residency import ranking
-from residency.endpoint import Endpoint, key
+from residency.endpoint import Endpoint
 from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
 from residency.ranking.metric import MARGIN, METRICS
@@ -145,7 +144,7 @@ def _read(votes: Sequence[Vote], about: dict[str, Any], given: Answered) -> _Cas
 
 
 def _judged(source: Source, given: Answered, file: Path, progress: Progress) -> _Cast:
-    endpoint = _endpoint(source)
+    endpoint = Endpoint.judge(source.judge or "", source.key_env, source.temperature)
     voter = f"{endpoint.model} at {endpoint.address}"
     judging = ranking.Judging(file, voter)
     name = f"Asking {endpoint.model}"
@@ -158,25 +157,6 @@ def _judged(source: Source, given: Answered, file: Path, progress: Progress) -> 
     )
     about = {"kind": "judge", "model": endpoint.model, "address": endpoint.address, "prompt": _prompt_version()}
     return _Cast(found.votes, about, judged=found)
-
-
-def _endpoint(source: Source) -> Endpoint:
-    address, _, model = (source.judge or "").rpartition("#")
-    try:
-        parts = urlsplit(address)
-        fits = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
-    except ValueError:  # a port that is no number
-        fits = False
-    if not (fits and model.strip()):
-        shown = "an address with a user name" if "@" in address else source.judge
-        raise UserError(f"--judge {shown}", "URL#MODEL, such as https://host/v1#model, no user name in it")
-    try:
-        secret = key(source.key_env, "--key-env") if source.key_env else None
-    except UserError as error:
-        raise UserError(error.found, error.expected, f"export {source.key_env}=...") from None
-    return Endpoint(
-        address, model.strip(), secret, source.key_env, temperature=source.temperature, timeout=120, setting="--judge"
-    )
 
 
 def _prompt_version() -> str:

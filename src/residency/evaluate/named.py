@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from residency import models
-from residency.endpoint import Endpoint, key
+from residency.endpoint import Endpoint, addressed, key
 from residency.errors import UserError
 from residency.evaluate.partial import key as hash_of
 from residency.evaluate.systems import Local, Remote, System
@@ -147,13 +147,7 @@ def _model(named: str, recipe: Recipe, progress: Progress) -> System:
 
 
 def _endpoint(named: str, recipe: Recipe, prompt: Prompt, key_env: str) -> System:
-    address, _, model = named.partition("#")
-    parts = urlsplit(address)
-    if not model or not parts.hostname or "@" in parts.netloc or parts.query:
-        shown = address.rpartition("@")[2].partition("?")[0]  # what stands before an @ or after a ? may be a secret
-        raise UserError(
-            f"--against {shown}: no address of a model", "https://host/v1#model-name, with no user name and no ?"
-        )
+    address, model = addressed(named, "--against")
     return Remote(
         model.rpartition("/")[2],
         Endpoint(address, model, _key(address, key_env), key_env, temperature=0, setting="--against"),

@@ -1,38 +1,36 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from residency.endpoint import Endpoint
 from residency.errors import UserError
 from residency.evaluate.faults.cases import Case
 from residency.evaluate.faults.find import Asked, find
-from residency.evaluate.faults.judge import FLAGS, Judge, Verdict, endpoint, parsed, prompt
+from residency.evaluate.faults.judge import FLAGS, Judge, Verdict, parsed, prompt
+from servers import Answering, Listening, listening
 
 SECRET = "sk-very-secret"
 CLEAN = dict.fromkeys(FLAGS, False) | {"why": "in order"}
 
 
-class Server(ThreadingHTTPServer):
+class Server(Listening):
     """Replies to a question by the answer that it is asked to check."""
 
     replies: dict[str, str]
     seen: list[str]
     keys: set[str | None]
-    daemon_threads = True
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     server: Server
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body()
         asked = body["messages"][0]["content"]
         self.server.seen.append(asked)
         self.server.keys.add(self.headers["Authorization"])
@@ -40,27 +38,16 @@ class Handler(BaseHTTPRequestHandler):
         if reply == "down":
             self.send_error(400)
             return
-        text = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.send(json.dumps({"choices": [{"message": {"content": reply}}]}))
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("JUDGE_KEY", SECRET)
-    with Server(("127.0.0.1", 0), Handler) as opened:
+    with listening(Server, Handler) as opened:
         opened.replies, opened.seen, opened.keys = {}, [], set()
-        thread = threading.Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield opened
-        opened.shutdown()
-        thread.join()
 
 
 def address(server: Server) -> str:
@@ -81,7 +68,7 @@ def test_a_judge_adds_to_the_rules_and_only_it_sees_contradictions(server: Serve
         "Gibberish": "Well, I think {this} is fine.",
     }
     answers = asked("It never passes.", "I can't help with that.", "Gibberish.")
-    found = find(answers, endpoint(address(server), "JUDGE_KEY"), tmp_path / "judged.jsonl")
+    found = find(answers, Endpoint.judge(address(server), "JUDGE_KEY"), tmp_path / "judged.jsonl")
     of = found.reasons["tuned"]
     assert of["contradicts reference"] == [["judge: the reference says it passes"], [], None]
     assert of["refuses"][1] == ["a refusal"]  # the rule's; the judge takes nothing away
@@ -94,7 +81,7 @@ def test_what_was_judged_is_kept_without_the_key_and_not_asked_again(server: Ser
     server.replies = {"": json.dumps(CLEAN)}
     file = tmp_path / "judged.jsonl"
     for _ in range(2):
-        find(asked("It passes.", "It stays."), endpoint(address(server), "JUDGE_KEY"), file)
+        find(asked("It passes.", "It stays."), Endpoint.judge(address(server), "JUDGE_KEY"), file)
     assert len(server.seen) == 2
     assert server.keys == {f"Bearer {SECRET}"}
     assert SECRET not in file.read_text()
@@ -105,7 +92,7 @@ def test_replies_before_a_failure_are_kept(server: Server, tmp_path: Path) -> No
     server.replies = {"fails": "down", "": json.dumps(CLEAN)}
     file = tmp_path / "judged.jsonl"
     prompts = [prompt("?", "!", text) for text in ("a", "b", "c", "d", "fails")]
-    judge = Judge(replace(endpoint(address(server)), sleep=lambda _: None), file)
+    judge = Judge(replace(Endpoint.judge(address(server)), sleep=lambda _: None), file)
     with pytest.raises(UserError, match=r"--judge"):
         judge.verdicts(prompts)
     assert len([line for line in file.read_text().splitlines() if line]) == 4
@@ -148,18 +135,17 @@ def test_an_answer_cannot_put_words_into_the_prompts_other_places() -> None:
         ("localhost#model", "URL#MODEL"),
         ("ftp://host/v1#model", "URL#MODEL"),
         ("http://host/v1#", "URL#MODEL"),
-        ("http://user:password@host/v1#model", "name, a password or a query"),
-        ("http://host/v1?key=secret#model", "name, a password or a query"),
+        ("http://user:password@host/v1#model", "no user name, password or query"),
+        ("http://host/v1?key=secret#model", "no user name, password or query"),
     ],
 )
 def test_an_address_that_is_none_or_holds_a_secret_is_refused(where: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
-        endpoint(where)
-    assert "secret" not in str(refused.value) or "query" not in message
-    assert "password@" not in str(refused.value)
+        Endpoint.judge(where)
+    assert "secret" not in str(refused.value) and "user:" not in str(refused.value)
 
 
 def test_a_key_that_is_not_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(UserError, match=r"--key-env: NO_SUCH_KEY is not set"):
-        endpoint("http://localhost/v1#model", "NO_SUCH_KEY")
+        Endpoint.judge("http://localhost/v1#model", "NO_SUCH_KEY")

@@ -4,7 +4,6 @@ from residency.evaluate.faults.causes import gather
 from residency.evaluate.faults.change import change
 from residency.evaluate.faults.find import ANSWERS, chosen, find, read, stock_sentences, with_sentences
 from residency.evaluate.faults.fixed import ENDING, renamed, written
-from residency.evaluate.faults.judge import endpoint
 from residency.evaluate.faults.nearest import Nearest
 from residency.evaluate.faults.remedies import together
 from residency.evaluate.faults.report import summary
@@ -18,7 +17,6 @@ __all__ = [
     "Nearest",
     "change",
     "chosen",
-    "endpoint",
     "find",
     "fixed",
     "gather",

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from residency.endpoint import Endpoint, key
-from residency.errors import UserError
+from residency.endpoint import Endpoint
 from residency.evaluate.faults.rules import CATEGORIES
 
 AT_ONCE = 4  # answers that the judge is asked about at once
@@ -25,26 +23,6 @@ class Verdict:
 
     flags: frozenset[str]
     why: str
-
-
-def endpoint(where: str, key_env: str | None = None) -> Endpoint:
-    """The judge that `URL#MODEL` names; its key, where one is needed, is read from the environment.
-
-    Raises:
-        UserError: it is no address with a model, it holds a secret, or the environment has no key.
-    """
-    address, _, model = where.rpartition("#")
-    try:
-        parts = urlsplit(address)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or not model:
-        raise UserError(f"--judge {where}: no address with a model", "URL#MODEL, such as http://localhost:8000/v1#name")
-    if "@" in parts.netloc or parts.query:
-        raise UserError("--judge: its address holds a name, a password or a query", fix="put a key into --key-env")
-    secret = key(key_env, "--key-env") if key_env else None
-    return Endpoint(address, model, secret, key_env, temperature=0.0, setting="--judge")
 
 
 @dataclass
