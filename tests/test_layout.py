@@ -46,6 +46,7 @@ ALLOWED = {
     "study": STAGE | {"evaluate"},
     "chat": STAGE,
     "export": STAGE,
+    "serve": STAGE | {"ranking", "report"},
     "checkup": {"environment", "models"},
     "cli": {
         "assessments",

@@ -1,0 +1,1 @@
+"""A run's models behind OpenAI's interface (extra `serve`)."""
