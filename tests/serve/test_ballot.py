@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from residency import ranking
+from residency.data import dialogues, schema, sources
 from residency.errors import UserError
-from residency.recipe import Recipe
+from residency.recipe import DataSection, Recipe
 from residency.serve.pages.ballot import OPEN, Ballots, NotOpen
 from residency.workspace import VOTES, Run
 
@@ -154,6 +155,23 @@ def test_what_stood_before_a_question_and_odd_texts_are_kept_with_the_vote(run: 
     kept = json.loads(text)
     assert kept["before"] == {"system": "Be kind.", "history": [["Hello?", half]]}
     assert kept["why"] == half
+
+
+def test_votes_can_be_learnt_from(run: Run) -> None:
+    rows = answers(4)
+    rows[1]["before"] = {"system": "Be kind.", "history": [["Hello?", "Hello."]]}
+    run.write_jsonl("evaluation/answers.jsonl", rows)
+    ballots = Ballots(run)
+    for choice in ("a", "b", "a"):
+        number, pair, _ = ballots.held_out("")
+        ballots.vote(number, choice)
+    section = DataSection(source=str(run.folder / VOTES))
+    table = sources.load(section)
+    found = dialogues.read(table.rows, schema.recognise(table.rows, section), section.on_error)
+    kept = lines(run)
+    better = [row[f"answer_{row['vote']}"] for row in kept]
+    assert found.rows["answer"].to_list() == better
+    assert found.rows["question"].to_list() == [row["question"] for row in kept]
 
 
 def test_a_run_with_nothing_to_vote_on_says_so(run: Run) -> None:
