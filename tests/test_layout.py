@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings"}
+STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings", "decoding"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -32,6 +32,8 @@ ALLOWED = {
     "loss": {"batches"},
     "virtual": set(),
     "languages": set(),
+    "conversation": {"errors", "prompts"},
+    "decoding": MIDDLE | {"models"},
     "models": MIDDLE | {"virtual"},
     "endpoint": {"errors", "sections"},
     "data": MIDDLE | {"endpoint", "languages"},
@@ -44,7 +46,8 @@ ALLOWED = {
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
-    "chat": STAGE,
+    "chat": STAGE | {"conversation"},
+    "serve": STAGE | {"conversation"},
     "export": STAGE,
     "serve": STAGE | {"ranking", "report"},
     "checkup": {"environment", "models"},
@@ -52,11 +55,13 @@ ALLOWED = {
         "assessments",
         "chat",
         "checkup",
+        "endpoint",
         "errors",
         "export",
         "models",
         "pipeline",
         "recipe",
+        "serve",
         "tables",
         "terminal",
         "workspace",
