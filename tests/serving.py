@@ -16,7 +16,7 @@ import uvicorn
 
 from residency import pipeline
 from residency.recipe import Recipe
-from residency.serve import server
+from residency.serve import pages, server
 from residency.serve.app import create_app
 from residency.serve.served import Service
 from residency.serve.settings import Settings
@@ -65,7 +65,8 @@ def serving(service: Service, settings: Settings = LOOPBACK) -> Iterator[Serving
     """The service behind a real socket."""
     settings = replace(settings, port=0)
     sock = server.listen(settings)
-    config = uvicorn.Config(create_app(service, settings), log_level="error", access_log=False, lifespan="on")
+    app = create_app(service, settings, [pages.of(service, settings)])
+    config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="on")
     web = uvicorn.Server(config)
     thread = threading.Thread(target=web.run, kwargs={"sockets": [sock]})
     thread.start()

@@ -47,9 +47,8 @@ ALLOWED = {
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
     "chat": STAGE | {"conversation"},
-    "serve": STAGE | {"conversation"},
+    "serve": STAGE | {"conversation", "ranking", "report"},
     "export": STAGE,
-    "serve": STAGE | {"ranking", "report"},
     "checkup": {"environment", "models"},
     "cli": {
         "assessments",

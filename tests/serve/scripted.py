@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from residency.serve import pages
+from residency.serve.refused import Refused, refused
 from residency.workspace import Run
 
 FLAGS = [
@@ -78,12 +80,14 @@ class Scripted:
         async def completions(request: Request) -> Response:
             body = await request.json()
             self.seen.append(body)
-            return (self.script.popleft() if self.script else says(f"{body['model']} ", "says ", "rest."))()
+            way = self.script.popleft() if self.script else says(f"{body['model']} ", "says ", "rest.")
+            return way()
 
         async def live(question: str, request: Request) -> Mapping[str, str]:
             return {"tuned": f"Tuned on {question}", "base": f"Base on {question}"}
 
         app.include_router(pages.router(run, live if len(self.models) > 1 else None))
+        app.add_exception_handler(Refused, refused)
         return app
 
 
@@ -102,6 +106,22 @@ def served(app: FastAPI) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    """A headless Chromium; the test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the pages are tried by playwright")
+    with playwright.sync_playwright() as started:
+        path = chromium(started.chromium.executable_path)
+        if path is None:
+            pytest.skip("no Chromium on this machine: `apt-get install chromium` or `playwright install chromium`")
+        try:
+            opened = started.chromium.launch(executable_path=path, args=FLAGS)
+        except playwright.Error as error:
+            pytest.skip(f"{path} does not start: {str(error).splitlines()[0]}")
+        yield opened
+        opened.close()
 
 
 def chromium(own: str) -> str | None:

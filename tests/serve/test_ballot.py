@@ -163,8 +163,7 @@ def test_votes_can_be_learnt_from(run: Run) -> None:
     run.write_jsonl("evaluation/answers.jsonl", rows)
     ballots = Ballots(run)
     for choice in ("a", "b", "a"):
-        number, pair, _ = ballots.held_out("")
-        ballots.vote(number, choice)
+        ballots.vote(ballots.held_out("")[0], choice)
     section = DataSection(source=str(run.folder / VOTES))
     table = sources.load(section)
     found = dialogues.read(table.rows, schema.recognise(table.rows, section), section.on_error)

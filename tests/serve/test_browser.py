@@ -14,7 +14,7 @@ pytest.importorskip("fastapi", reason="the pages are served by FastAPI: pip inst
 pytest.importorskip("uvicorn", reason="the pages are served by uvicorn: pip install 'residency[serve]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="the pages are tried by playwright")
 
-from scripted import FLAGS, Scripted, chromium, refuses, says, served  # noqa: E402
+from scripted import Scripted, browsing, refuses, says, served  # noqa: E402
 
 from residency.recipe import Recipe  # noqa: E402
 from residency.workspace import VOTES, Run  # noqa: E402
@@ -25,16 +25,8 @@ GOOD, BAD = "Rest and water will help.", "It is what it is."
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        path = chromium(started.chromium.executable_path)
-        if path is None:
-            pytest.skip("no Chromium on this machine: `apt-get install chromium` or `playwright install chromium`")
-        try:
-            opened = started.chromium.launch(executable_path=path, args=FLAGS)
-        except playwright.Error as error:
-            pytest.skip(f"{path} does not start: {str(error).splitlines()[0]}")
+    with browsing() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -17,6 +17,9 @@ fastapi = pytest.importorskip("fastapi", reason="the pages are served by FastAPI
 from fastapi.testclient import TestClient  # noqa: E402
 
 from residency.serve import pages  # noqa: E402
+from residency.serve.door import Door  # noqa: E402
+from residency.serve.refused import Refused, refused  # noqa: E402
+from residency.serve.settings import Settings  # noqa: E402
 
 GOOD, BAD = "Rest and water will help.", "It is what it is."
 PAGES = ("/", "/vote", "/ratings", "/report")
@@ -38,9 +41,15 @@ async def live(question: str, request: fastapi.Request) -> Mapping[str, str]:
 
 
 def client(run: Run, live: pages.Live | None = None) -> TestClient:
+    return TestClient(application(pages.router(run, live)))
+
+
+def application(router: fastapi.APIRouter) -> fastapi.FastAPI:
+    """The pages without models."""
     app = fastapi.FastAPI()
-    app.include_router(pages.router(run, live))
-    return TestClient(app)
+    app.include_router(router)
+    app.add_exception_handler(Refused, refused)
+    return app
 
 
 def votes(run: Run) -> list[dict[str, Any]]:
@@ -112,7 +121,7 @@ def test_which_was_which_is_said_only_where_it_is_asked(run: Run) -> None:
     assert browser.post("/api/votes", json={"id": number, "vote": "both bad"}).json() == {}
     again = browser.post("/api/votes", json={"id": number, "vote": "a"})
     assert again.status_code == 410
-    assert again.json()["detail"] == "This pair is not open to votes any more; go on with another one"
+    assert again.json()["error"]["message"] == "This pair is not open to votes any more; go on with another one"
     assert [row["vote"] for row in votes(run)] == ["both bad"]
 
 
@@ -147,7 +156,7 @@ def test_a_question_of_ones_own_is_answered_by_both_and_its_vote_counts(run: Run
 def test_with_one_model_alone_a_question_of_ones_own_is_refused_in_words(run: Run) -> None:
     got = client(run).post("/api/pairs", json={"question": "And at night?"})
     assert got.status_code == 409
-    assert "residency serve --compare" in got.json()["detail"]
+    assert "residency serve --compare" in got.json()["error"]["message"]
     assert 'id="own"' not in client(run).get("/vote").text
 
 
@@ -156,7 +165,7 @@ def test_a_run_without_answers_says_which_command_makes_them(run: Run) -> None:
     assert "residency evaluate" in client(run).get("/vote").text
     got = client(run).post("/api/pairs", json={})
     assert got.status_code == 409
-    assert "residency evaluate" in got.json()["detail"]
+    assert "residency evaluate" in got.json()["error"]["message"]
 
 
 def test_ratings_follow_the_votes(run: Run) -> None:
@@ -200,3 +209,51 @@ def test_a_name_with_markup_is_text(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "odd", Recipe.load(None, ["prompt.system=<script>alert(1)</script>"]))
     page = client(run).get("/").text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.fixture
+def guarded(run: Run) -> TestClient:
+    """The pages behind the door of a server that others can reach."""
+    app = application(pages.router(run, token=TOKEN))
+    app.add_middleware(Door, settings=Settings("0.0.0.0", token=TOKEN))
+    return TestClient(app, follow_redirects=False)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_without_the_token_a_page_leads_to_where_it_is_asked_for(path: str, guarded: TestClient) -> None:
+    got = guarded.get(path, headers={"Accept": "text/html,*/*"})
+    assert (got.status_code, got.headers["location"]) == (303, "/sign-in")
+    asked = guarded.get("/sign-in")
+    assert asked.status_code == 200
+    for file in re.findall(r'(?:href|src)="(/pages/[^"]+)"', asked.text):
+        assert guarded.get(file).status_code == 200
+    assert guarded.get(path).status_code == 401  # a program gets an error
+    assert guarded.post("/api/pairs", json={}, headers={"Accept": "text/html"}).status_code == 401
+
+
+def test_the_token_opens_the_pages_for_a_browser_by_a_cookie_that_does_not_hold_it(guarded: TestClient) -> None:
+    wrong = guarded.post("/sign-in", json={"token": "another-token-of-some-length"})
+    assert (wrong.status_code, wrong.json()["error"]["message"]) == (403, "That is not the token.")
+    assert guarded.get("/").status_code == 401
+    right = guarded.post("/sign-in", json={"token": f" {TOKEN}"})
+    assert right.status_code == 200
+    told = right.headers["set-cookie"]
+    assert "httponly" in told.lower()
+    assert "samesite=lax" in told.lower()
+    assert TOKEN not in told
+    assert guarded.get("/").status_code == 200
+    assert guarded.post("/api/pairs", json={}).status_code == 200
+    foreign = {"Origin": "https://elsewhere.example"}
+    assert guarded.post("/api/pairs", json={}, headers=foreign).status_code == 403
+
+
+@pytest.mark.parametrize("held", ["", TOKEN, "0" * 64, "\u00e9"])
+def test_another_cookie_opens_nothing(held: str, guarded: TestClient) -> None:
+    assert guarded.get("/", headers={"Cookie": f"residency={held}".encode()}).status_code == 401
+
+
+def test_a_server_without_a_token_has_no_place_that_asks_for_one(run: Run) -> None:
+    assert client(run).get("/sign-in").status_code == 404

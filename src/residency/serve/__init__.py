@@ -35,7 +35,7 @@ def serve(
         UserError: there is no such run, it was not trained, the address can't be had, or the extra is not installed.
     """
     _installed()
-    from residency.serve import server
+    from residency.serve import pages, server
     from residency.serve.app import create_app
     from residency.serve.served import load
     from residency.serve.settings import Settings
@@ -46,7 +46,8 @@ def serve(
     sock = server.listen(settings)  # before the models are loaded, which takes longer
     try:
         service = load(run, settings, compare=compare, say=progress.say)
-        cut = server.run(create_app(service, settings), service, settings, sock, lambda: ready(server.address(sock)))
+        app = create_app(service, settings, [pages.of(service, settings)])
+        cut = server.run(app, service, settings, sock, lambda: ready(server.address(sock)))
     finally:
         sock.close()
     progress.say(f"Stopped; {cut} answers were cut off." if cut else "Stopped.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from importlib import resources
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -16,8 +17,10 @@ from pydantic import BaseModel, StringConstraints
 
 from residency.errors import UserError
 from residency.ranking.systems import ANSWERS
+from residency.serve.door import COOKIE, SIGN_IN, cookie
 from residency.serve.pages.ballot import Ballots, NotOpen, Pair, Progress
 from residency.serve.pages.board import Board
+from residency.serve.refused import Refused
 from residency.workspace import Run
 
 Live = Callable[[str, Request], Awaitable[Mapping[str, str]]]
@@ -56,16 +59,25 @@ class Cast(BaseModel):
     reveal: bool = False
 
 
-def router(run: Run, live: Live | None = None) -> APIRouter:
-    """The pages of a run. `live` answers a question by two systems, where two are served: their names and answers.
+class Token(BaseModel):
+    """What a server for others than this machine asks for."""
 
-    It is given the request as well, so that it may stop when nobody waits any more.
+    token: Said
+
+
+def router(run: Run, live: Live | None = None, token: str | None = None) -> APIRouter:
+    """The pages of a run, and one more that takes the `token` where there is one.
+
+    `live` answers a question by two systems, where two are served: their names and answers. It is given the request as
+    well, so that it may stop when nobody waits any more.
     """
     found = APIRouter(include_in_schema=False)
     _pages(found, run, live is not None)
     _ratings(found, run)
     _report(found, run)
     _votes(found, run, live)
+    if token is not None:
+        _sign_in(found, run, token)
     return found
 
 
@@ -84,7 +96,7 @@ def _pages(found: APIRouter, run: Run, live: bool) -> None:
     def file(name: str) -> Response:
         held = _files().get(name)
         if held is None:
-            raise HTTPException(404, f"no file {name}")
+            raise Refused(404, f"no file {name}")
         return Response(held, media_type=KINDS[name.rpartition(".")[2]], headers=SAFE)
 
 
@@ -104,7 +116,7 @@ def _ratings(found: APIRouter, run: Run) -> None:
         try:
             drawn = board.standing().picture
         except UserError as error:
-            raise HTTPException(404, str(error)) from None
+            raise Refused(404, str(error)) from None
         return Response(drawn, media_type=KINDS["svg"], headers={**SAFE, "Content-Security-Policy": ISOLATED})
 
 
@@ -120,7 +132,7 @@ def _report(found: APIRouter, run: Run) -> None:
     @found.get("/report/page")
     def alone() -> Response:
         if not path.is_file():
-            raise HTTPException(404, f"no report: `residency report {run.folder}` makes one")
+            raise Refused(404, f"no report: `residency report {run.folder}` makes one")
         # It brings its styles with it and no script; in a sandbox it could not reach the other pages if it did.
         headers = {**SAFE, "Content-Security-Policy": f"sandbox allow-popups; {ISOLATED}"}
         return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
@@ -134,7 +146,7 @@ def _votes(found: APIRouter, run: Run, live: Live | None) -> None:
         if wanted.question is None:
             return await run_in_threadpool(lambda: _shown(*_of_user(lambda: ballots.held_out(wanted.voter))))
         if live is None:
-            raise HTTPException(409, "only one model is served; `residency serve --compare` serves the base beside it")
+            raise Refused(409, "only one model is served; `residency serve --compare` serves the base beside it")
         answers = await live(wanted.question, request)
         return _shown(*ballots.own(wanted.question, answers), Progress(0, 0))
 
@@ -144,10 +156,24 @@ def _votes(found: APIRouter, run: Run, live: Live | None) -> None:
         return {"a": pair.a, "b": pair.b} if cast.reveal else {}
 
 
+def _sign_in(found: APIRouter, run: Run, token: str) -> None:
+    @found.get(SIGN_IN)
+    def asked() -> HTMLResponse:
+        return _page(run, "sign-in", SIGN_IN[1:])
+
+    @found.post(SIGN_IN, dependencies=[Depends(same_site)])
+    def given(sent: Token, request: Request, response: Response) -> dict[str, Any]:
+        if not hmac.compare_digest(sent.token.encode(), token.encode()):
+            raise Refused(403, "That is not the token.", "invalid_api_key")
+        secure = request.url.scheme == "https"
+        response.set_cookie(COOKIE, cookie(token), httponly=True, samesite="lax", secure=secure)
+        return {}
+
+
 def same_site(request: Request) -> None:
     """Refuse what another site's page sends through the visitor's browser."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise HTTPException(403, "this was sent by a page of another site")
+        raise Refused(403, "this was sent by a page of another site")
 
 
 def _of_user(work: Callable[[], Any]) -> Any:
@@ -155,9 +181,9 @@ def _of_user(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except NotOpen as error:
-        raise HTTPException(410, _sentence(error)) from None
+        raise Refused(410, _sentence(error)) from None
     except UserError as error:
-        raise HTTPException(409, _sentence(error)) from None
+        raise Refused(409, _sentence(error)) from None
 
 
 def _shown(number: str, pair: Pair, progress: Progress) -> dict[str, Any]:

@@ -24,6 +24,7 @@ export async function ask(path, body, signal) {
   } catch (error) {
     throw error.name === "AbortError" ? error : new Trouble(GONE);
   }
+  if (response.status === 401) window.location.assign("/sign-in");
   if (!response.ok) throw await refusal(response);
   return response;
 }
