@@ -18,17 +18,15 @@ from residency.prompts import Before
 from residency.serve.served import Service, load
 from residency.serve.settings import Settings
 from residency.workspace import Run
-from serving import LOOPBACK, Serving, serving, slowly, train, until
+from serving import LOOPBACK, Serving, made, serving, slowly, until
 
 QUESTION = [{"role": "user", "content": "What about a fever?"}]
 FEW = replace(LOOPBACK, rows=3, queue=1)
 
 
 @pytest.fixture(scope="module")
-def run(llama_folder: Path, data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    found = Run(train(llama_folder, data_file, tmp_path_factory.mktemp("runs") / "small"))
-    found.write_json("model/generation_config.json", {"repetition_penalty": 1.2})  # as an evaluation may choose
-    return found
+def run(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(llama_folder, tmp_path_factory.mktemp("runs") / "small")
 
 
 def loaded(run: Run, settings: Settings = LOOPBACK, compare: bool = False) -> Service:

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from scripted import browsing
 
+from residency.serve import pages
 from residency.serve.served import Service, load
 from residency.serve.settings import Settings
 from residency.workspace import VOTES, Run
@@ -31,7 +32,8 @@ def loaded(run: Run, settings: Settings = LOOPBACK) -> Service:
 
 @pytest.fixture(scope="module")
 def served(run: Run) -> Iterator[Serving]:
-    with serving(loaded(run)) as there:
+    service = loaded(run)
+    with serving(service, routers=[pages.of(run, service, LOOPBACK)]) as there:
         yield there
 
 
@@ -70,7 +72,7 @@ def test_a_full_queue_is_told_with_when_to_come_again_and_leaves_no_half_of_a_pa
     settings = replace(LOOPBACK, rows=1, queue=0)
     service = loaded(run, settings)
     body: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": QUESTION}], "stream": True}
-    with serving(service, settings) as there, slowly(service):
+    with serving(service, settings, [pages.of(run, service, settings)]) as there, slowly(service):
         with httpx2.stream("POST", f"{there.address}/v1/chat/completions", json={**body, "max_tokens": 200}):
             until(lambda: there.number("residency_running") == 1)
             got = there.post("/api/pairs", {"question": QUESTION})

@@ -15,7 +15,10 @@ from residency.workspace import Run
 
 @dataclass(frozen=True)
 class Chosen:
-    """A model, its prompts, how its next token is chosen, and the tokens that prompt and answer may have together."""
+    """A model, its prompts, how its next token is chosen, and the tokens that prompt and answer may have together.
+
+    `name` says what it is to the run: tuned or base.
+    """
 
     name: str
     model: Any

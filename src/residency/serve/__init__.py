@@ -7,6 +7,7 @@ from pathlib import Path
 
 from residency.errors import UserError
 from residency.progress import Progress
+from residency.serve.settings import Settings
 from residency.workspace import Run
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
@@ -35,18 +36,17 @@ def serve(
         UserError: there is no such run, it was not trained, the address can't be had, or the extra is not installed.
     """
     _installed()
-    from residency.serve import pages, server
-    from residency.serve.app import create_app
-    from residency.serve.served import load
-    from residency.serve.settings import Settings
-
     settings = Settings(host, port, token, hosts, rows, queue, seconds=seconds, drain=drain)
     run = Run.open(folder)
     run.need("model", "train")
+    from residency.serve import pages, server  # what is wrong with the settings is said before torch is loaded
+    from residency.serve.app import create_app
+    from residency.serve.served import load
+
     sock = server.listen(settings)  # before the models are loaded, which takes longer
     try:
         service = load(run, settings, compare=compare, say=progress.say)
-        app = create_app(service, settings, [pages.of(service, settings)])
+        app = create_app(service, settings, [pages.of(run, service, settings)])
         cut = server.run(app, service, settings, sock, lambda: ready(server.address(sock)))
     finally:
         sock.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from residency import environment, models
 from residency.decoding import chosen, tried
@@ -17,9 +16,7 @@ from residency.serve.refused import Refused
 from residency.serve.settings import Settings
 from residency.workspace import Run
 
-Role = Literal["tuned", "base"]
 MEMORY = 0.5  # of what is free may go to the keys and values of all answers
-SMALLEST_WINDOW = 16
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,6 @@ class Served:
     """A model under the name that clients ask for."""
 
     name: str
-    role: Role
     model: Chosen
     engine: Engine
     meter: Meter
@@ -41,15 +37,14 @@ class Served:
             "object": "model",
             "created": self.created,
             "owned_by": "residency",
-            "residency": {"role": self.role, "window": self.model.window, "max_tokens": self.limit},
+            "residency": {"role": self.model.name, "window": self.model.window, "max_tokens": self.limit},
         }
 
 
 @dataclass(frozen=True)
 class Service:
-    """A run's models, and the thread in which they answer."""
+    """Models by their names, and the thread in which they answer."""
 
-    run: Run
     models: dict[str, Served]
     worker: Worker
     meter: Meter
@@ -74,19 +69,24 @@ def load(run: Run, settings: Settings, *, compare: bool, say: Callable[[str], No
     """
     environment.keep_freed_memory()
     prompt = models.load_prompt(run.recipe)
-    found: list[tuple[str, Role, Chosen]] = [(run.recipe.name, "tuned", chosen.tuned(run, prompt))]
+    found = {run.recipe.name: chosen.tuned(run, prompt)}
     if compare:
-        name = "base" if run.recipe.name != "base" else "base-model"
-        found.append((name, "base", chosen.base(run, prompt)))
-    meter = Meter()
+        found["base" if run.recipe.name != "base" else "base-model"] = chosen.base(run, prompt)
     created = int((run.folder / "model").stat().st_mtime)
-    limit = run.recipe.evaluate.max_new_tokens
+    return service_of(found, settings, limit=run.recipe.evaluate.max_new_tokens, say=say, created=created)
+
+
+def service_of(
+    found: dict[str, Chosen], settings: Settings, *, limit: int, say: Callable[[str], None], created: int = 0
+) -> Service:
+    """Models by the names that clients ask for; an answer has at most `limit` tokens where a client says nothing."""
+    meter = Meter()
     served = {}
-    for name, role, model in found:
+    for name, model in found.items():
         engine = Engine(_core(name, model, settings, say), settings.queue)
         meter.watch(name, engine)
-        served[name] = Served(name, role, model, engine, meter, created, limit)
-    return Service(run, served, Worker([one.engine for one in served.values()]), meter)
+        served[name] = Served(name, model, engine, meter, created, limit)
+    return Service(served, Worker([one.engine for one in served.values()]), meter)
 
 
 def _core(name: str, model: Chosen, settings: Settings, say: Callable[[str], None]) -> Core:

@@ -6,10 +6,11 @@ from residency.serve.pages.both import live
 from residency.serve.pages.routes import Live, router
 from residency.serve.served import Service
 from residency.serve.settings import Settings
+from residency.workspace import Run
 
 __all__ = ["Live", "of", "router"]
 
 
-def of(service: Service, settings: Settings) -> APIRouter:
-    """The pages of the run that is served."""
-    return router(service.run, live(service, settings.seconds), settings.token)
+def of(run: Run, service: Service, settings: Settings) -> APIRouter:
+    """The pages of a run whose models are served."""
+    return router(run, live(service, settings.seconds), settings.token)

@@ -19,7 +19,7 @@ from residency.serve.wire import ChatRequest, Message
 
 def live(service: Service, seconds: float) -> Live | None:
     """What answers a question by the tuned model and by its base; None where only one of them is served."""
-    roles = {one.role: one for one in service.models.values()}
+    roles = {one.model.name: one for one in service.models.values()}
     if len(roles) < 2:
         return None
 
