@@ -1,4 +1,4 @@
-"""The pages over a small trained model and its base, as `residency serve --compare` has them."""
+"""The pages over a small model and its base, as `residency serve --compare` has them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from residency.serve import pages
 from residency.serve.served import Service, load
 from residency.serve.settings import Settings
 from residency.workspace import VOTES, Run
-from serving import LOOPBACK, Serving, serving, slowly, train, until
+from serving import LOOPBACK, Serving, made, serving, slowly, until
 
 QUESTION = "What about a fever?"
 
 
 @pytest.fixture(scope="module")
-def run(llama_folder: Path, data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return Run(train(llama_folder, data_file, tmp_path_factory.mktemp("runs") / "small"))
+def run(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(llama_folder, tmp_path_factory.mktemp("runs") / "small")
 
 
 def loaded(run: Run, settings: Settings = LOOPBACK) -> Service:
