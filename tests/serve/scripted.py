@@ -21,7 +21,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from residency.serve import pages
+from residency.serve.door import Door
 from residency.serve.refused import Refused, refused
+from residency.serve.settings import Settings
 from residency.workspace import Run
 
 FLAGS = [
@@ -68,8 +70,9 @@ class Scripted:
     seen: list[dict[str, Any]] = field(default_factory=list)
     models: tuple[str, ...] = ("tuned", "base")
 
-    def app(self, run: Run) -> FastAPI:
+    def app(self, run: Run, token: str | None = None) -> FastAPI:
         app = FastAPI()
+        app.add_middleware(Door, settings=Settings(token=token))
 
         @app.get("/v1/models")
         def models() -> dict[str, Any]:
@@ -86,7 +89,7 @@ class Scripted:
         async def live(question: str, request: Request) -> Mapping[str, str]:
             return {"tuned": f"Tuned on {question}", "base": f"Base on {question}"}
 
-        app.include_router(pages.router(run, live if len(self.models) > 1 else None))
+        app.include_router(pages.router(run, live if len(self.models) > 1 else None, token))
         app.add_exception_handler(Refused, refused)
         return app
 

@@ -314,3 +314,25 @@ def test_the_report_shows_in_its_frame(page: Any, run: Run) -> None:
     page.goto("/report")
     line = page.frame_locator("iframe").get_by_text("All is well.")
     expect(line).to_have_css("color", "rgb(1, 2, 3)")
+
+
+def test_a_server_with_a_token_asks_for_it_once(browser: Any, run: Run) -> None:
+    run.write_text("report.html", "<!doctype html><p>All is well.</p>")
+    token = "a-token-of-some-length"
+    with served(Scripted().app(run, token)) as address:
+        context = browser.new_context(base_url=address)
+        page = context.new_page()
+        page.goto("/vote")
+        page.get_by_label("Token").fill("another-token-of-some-length")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("That is not the token.")
+        page.get_by_label("Token").fill(token)
+        page.get_by_role("button", name="Go on").click()
+        ask(page, "What helps?")
+        expect(last(page).locator(".text")).to_have_text("clinic says rest.")
+        page.goto("/report")
+        expect(page.frame_locator("iframe").get_by_text("All is well.")).to_be_visible()
+        context.clear_cookies()
+        page.goto("/sign-in")
+        assert token not in json.dumps(page.evaluate("({ ...localStorage, ...sessionStorage })"))
+        context.close()

@@ -15,6 +15,7 @@ const models = new Map(); // role to the model's id
 let last = new Map(); // role to the view of the last turn's answer
 let stopping = null; // an AbortController while answers are under way
 let forgotten = null; // the conversation before the last "New conversation"
+let early = false; // whether a question was sent before the models were known
 
 /** Learn which models are served; nothing can be asked before that. */
 async function begin() {
@@ -28,6 +29,7 @@ async function begin() {
   }
   drawAll();
   enable();
+  if (early && models.size) send();
 }
 
 function drawAll() {
@@ -72,7 +74,8 @@ function enable() {
 
 function send() {
   const asked = question.value.trim();
-  if (!asked || stopping || !models.size) return;
+  early = Boolean(asked) && !models.size;
+  if (!asked || stopping || early) return;
   const roles = talk.who === "both" ? ["tuned", "base"] : [talk.who];
   const answers = Object.fromEntries(roles.map((role) => [role, { text: "", ended: null }]));
   talk.turns.push({ question: asked, answers });
@@ -197,5 +200,7 @@ document.addEventListener("keydown", (event) => { if (event.key === "Escape") st
 // What a reload cuts off must not be kept as a failure: nothing is kept any more after the page has gone.
 window.addEventListener("pagehide", () => { talk.system = find("system").value; talk.keep(); talk.closed = true; });
 window.addEventListener("pageshow", () => { talk.closed = false; });
+talk.draft = question.value || talk.draft; // what was typed before this script was there
+drawAll();
 if (window.matchMedia("(pointer: fine)").matches) question.focus(); // on a phone it would bring up the keyboard
 begin();
