@@ -1,6 +1,6 @@
 """How many tokens a second a server gives to 1, 4 and 16 clients at once, and how long they wait for it.
 
-    python benchmarks/serve_speed.py                        the built-in model's base, 64 requests a row, 100 tokens each
+    python benchmarks/serve_speed.py                        the built-in model's base, 64 requests of 100 tokens a row
     python benchmarks/serve_speed.py --run runs/doctor
     python benchmarks/serve_speed.py --requests 16 --only residency --clients 1 16
 
@@ -237,10 +237,8 @@ def questions(count: int) -> list[str]:
     return every[:count]
 
 
-HEAD = (
-    "| server | precision | clients | tokens/s | times one client | latency p50, s | p99, s | first p50, s | p99, s | same |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-)
+TIMES = ("latency p50, s", "p99", "first p50, s", "p99")
+COLUMNS = ("server", "precision", "clients", "tokens/s", "times one client", *TIMES, "same")
 
 
 def row(system: System, clients: int, answers: list[Answer], seconds: float, before: dict[str, Any]) -> str:
@@ -272,9 +270,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         run = arguments.run or base_run(Path(scratch))
         rows = []
-        for row in measure(systems(run, Path(scratch), arguments.only), arguments):
-            print(row, file=sys.stderr, flush=True)
-            rows.append(row)
+        for line in measure(systems(run, Path(scratch), arguments.only), arguments):
+            print(line, file=sys.stderr, flush=True)
+            rows.append(line)
     show(rows, arguments)
 
 
@@ -317,7 +315,8 @@ def show(rows: list[str], arguments: argparse.Namespace) -> None:
     what = f"{arguments.requests} requests a row, {arguments.new_tokens} new tokens"
     print(f"### {arguments.run or MODEL}, {what}, {datetime.date.today()}\n")
     print(f"{environment.describe()['machine']}, {cores()} in use; {', '.join(told)}.\n")
-    print(HEAD)
+    print(f"| {' | '.join(COLUMNS)} |")
+    print(f"|{' --- |' * len(COLUMNS)}")
     print("\n".join(rows))
 
 
