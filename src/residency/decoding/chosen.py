@@ -49,8 +49,7 @@ def base(run: Run, prompt: Prompt) -> Chosen:
 
 
 def _chosen(name: str, model: Any, prompt: Prompt, run: Run) -> Chosen:
-    own = run.read_json("model/generation_config.json", "train")
-    choosing = Choosing(own.get("repetition_penalty") or 1.0, own.get("no_repeat_ngram_size") or 0)
+    choosing = Choosing(**run.chosen_decoding())
     # What a generation config leaves open is taken from the model's own, which would be a decoding that nobody chose.
     model.generation_config = GenerationConfig()
     longest = getattr(model.config, "max_position_embeddings", None) or run.recipe.model.max_length
