@@ -78,6 +78,7 @@ def append(file: Path, row: Mapping[str, Any]) -> None:
     Raises:
         OSError: it can't be written; what there is of it counts as no vote, and goes before the next one.
     """
+    # Not `jsonl.add`, which leaves a line that was cut short: whoever reads votes takes it for a mistake and says so.
     mend(file)
     # Half of a surrogate pair, which no UTF-8 can hold, is written as JSON's escape.
     line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
