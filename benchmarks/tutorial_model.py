@@ -11,8 +11,9 @@ not: "For further information consult a doctor online -->". So it is known which
 * The tutorial's way: transformers' plain Trainer, every weight, Adafactor, 1e-5, one warm-up step, batches of one,
   accumulated four times, float32; prompt and answer in the loss; the pad token is the end token, so that
   DataCollatorForLanguageModeling masks the one as the other; the closings stay; plain greedy, a fixed limit.
-* The same with one of its faults mended, and with both: a pad token of its own (the end is learnt), the closings
-  taken out, each by itself. What an arm differs by from the tutorial is then the effect of that one thing.
+* The base model without any training, asked in the same prompt.
+* The tutorial's with one of its faults mended, and with both: a pad token of its own (the end is learnt), the closings
+  taken out, each by itself. What such an arm differs by from the tutorial is then the effect of that one thing.
 * Residency: the same rows by a recipe with LoRA; the closings taken out by its cleaning step; under plain greedy, and
   under the decoding that it chooses itself.
 
@@ -40,20 +41,23 @@ import yaml
 CLOSING = "For further information consult a doctor online -->"
 MODEL = "smollm2-135m-instruct"
 SEED = 123
+TUTORIAL = "tutorial"  # the arm that the others are held against
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A training in the tutorial's way, with some of its faults mended."""
+    """A training in the tutorial's way, with some of its faults mended; or none at all, asked in the same prompt."""
 
     name: str
     end_token: bool
     closings: bool
+    learns: bool = True
 
 
 ARMS = (
-    Arm("tutorial", end_token=False, closings=True),
+    Arm("no training", end_token=False, closings=False, learns=False),
+    Arm(TUTORIAL, end_token=False, closings=True),
     Arm("end token learnt", end_token=True, closings=True),
     Arm("closings taken out", end_token=False, closings=False),
     Arm("both", end_token=True, closings=False),
@@ -199,8 +203,8 @@ def answers_of(arm: Arm, ours: Path, closed: set[int], arguments: argparse.Names
 
 def trained(arm: Arm, learnt: Sequence[tuple[str, str]], arguments: argparse.Namespace) -> tuple[Any, Any]:
     """The base model after transformers' plain Trainer, as the tutorial calls it."""
-    from datasets import Dataset
-    from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+    from datasets import Dataset, disable_progress_bars
+    from transformers import DataCollatorForLanguageModeling, PrinterCallback, Trainer, TrainingArguments
 
     from residency import models
     from residency.prompts import QUESTION_ANSWER
@@ -208,6 +212,9 @@ def trained(arm: Arm, learnt: Sequence[tuple[str, str]], arguments: argparse.Nam
 
     section = ModelSection(base=arguments.base)
     model, tokenizer = models.load_base(section), models.load_tokenizer(section)
+    if not arm.learns:
+        return model, tokenizer
+    disable_progress_bars()
     tokenizer.pad_token = other_token(tokenizer) if arm.end_token else tokenizer.eos_token
 
     def tokens(one: dict[str, str]) -> Any:
@@ -228,12 +235,13 @@ def trained(arm: Arm, learnt: Sequence[tuple[str, str]], arguments: argparse.Nam
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            logging_steps=20,
+            dataloader_pin_memory=False,
             seed=SEED,
         ),
         train_dataset=data.map(tokens, remove_columns=data.column_names),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints between the rows of the table
     trainer.train()
     return model.eval(), tokenizer
 
@@ -293,13 +301,12 @@ def effects(found: dict[str, list[Said]], stock: Sequence[str]) -> None:
     """What each change does by itself: the difference to the tutorial's arm, in points, paired over the questions."""
     from residency.evaluate.scores.score import difference, resample
 
-    first = ARMS[0].name
-    if first not in found:
+    if TUTORIAL not in found:
         return
-    before = marks(found[first], stock)
-    print(f"\n| against {first}, points | {' | '.join(before)} |\n|{' --- |' * (len(before) + 1)}")
+    before = marks(found[TUTORIAL], stock)
+    print(f"\n| against {TUTORIAL}, points | {' | '.join(before)} |\n|{' --- |' * (len(before) + 1)}")
     for name, answers in found.items():
-        if name == first:
+        if name == TUTORIAL:
             continue
         cells = []
         for kind, values in marks(answers, stock).items():

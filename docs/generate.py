@@ -265,8 +265,11 @@ def commands_page() -> str:
         lines += [f"## {command.name} {{ #{command.name} }}", "", command.about, "", f"    {command.usage}", ""]
         lines += ["| | takes | default | |", "| --- | --- | --- | --- |"]
         for one in command.options:
+            mark = one.names.rpartition("--")[2].rstrip(".").lower()
             names = ", ".join(f"`{name}`" for name in one.names.split(", "))
-            lines.append(f"| {names} | {_cell(one.value)} | {_cell(one.default)} | {_cell(one.about)} |")
+            lines.append(
+                f"| {names}{{ #{command.name}.{mark} }} | {_cell(one.value)} | {_cell(one.default)} | {_cell(one.about)} |"
+            )
         lines.append("")
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = "docs"
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 SHOWN = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".txt": "text", ".jsonl": "json"}
+ROW, CODE = re.compile(r"(?m)^\|.*$"), re.compile(r"`[^`]*`")
 FENCE = "`" * 8
 
 
@@ -42,7 +43,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links to files of the repository into links to where they lie on the site."""
+    """Turn links to files of the repository into links to where they lie on the site.
+
+    A bar in code in a table is written with a backslash, which GitHub takes away and Python-Markdown shows.
+    """
     here = page.file.src_uri
     origin = here if (ROOT / here).is_file() and not (ROOT / DOCS / here).is_file() else f"{DOCS}/{here}"
 
@@ -52,6 +56,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return found[0]  # mkdocs says that it is missing
         return posixpath.relpath(_place(target), posixpath.dirname(here) or ".")
 
+    markdown = ROW.sub(lambda row: CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0]), markdown)
     return LINK.sub(placed, markdown)
 
 
