@@ -267,9 +267,8 @@ def commands_page() -> str:
         for one in command.options:
             mark = one.names.rpartition("--")[2].rstrip(".").lower()
             names = ", ".join(f"`{name}`" for name in one.names.split(", "))
-            lines.append(
-                f"| {names}{{ #{command.name}.{mark} }} | {_cell(one.value)} | {_cell(one.default)} | {_cell(one.about)} |"
-            )
+            cells = [f"{names}{{ #{command.name}.{mark} }}", *map(_cell, (one.value, one.default, one.about))]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
