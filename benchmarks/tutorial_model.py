@@ -194,7 +194,8 @@ def answers_of(arm: Arm, ours: Path, closed: set[int], arguments: argparse.Names
         learnt = dialogues(ours, "train", closed if arm.closings else set())
         started = time.perf_counter()
         model, tokenizer = trained(arm, learnt, arguments)
-        print(f"{arm.name}: {time.perf_counter() - started:.0f} s of training", file=sys.stderr)
+        if arm.learns:
+            print(f"{arm.name}: {time.perf_counter() - started:.0f} s of training", file=sys.stderr)
         asked = [answer["question"] for answer in read(ours / "evaluation" / "answers.jsonl")]
         lines = [json.dumps(one.__dict__, ensure_ascii=False) for one in asked_of(model, tokenizer, asked, arguments)]
         file.write_text("\n".join(lines) + "\n", "utf-8")
