@@ -48,7 +48,7 @@ ALLOWED = {
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
     "chat": STAGE | {"conversation"},
-    "serve": STAGE | {"conversation"},
+    "serve": STAGE | {"conversation", "ranking", "report"},
     "export": STAGE,
     "checkup": {"environment", "models"},
     "cli": {

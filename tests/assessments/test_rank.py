@@ -206,6 +206,9 @@ def test_votes_on_answers_that_a_run_no_longer_gives_are_left_out_or_told(run: R
     run.write_jsonl("evaluation/votes.jsonl", rows)
     found = rank([run.folder], Source(), resamples=100)
     assert (found["votes"], found["votes_left_out"]["on_former_answers"]) == (2, 1)
+    with (run.folder / "evaluation" / "votes.jsonl").open("a") as opened:
+        opened.write('{"question": "Wh')
+    assert rank([run.folder], Source(), resamples=100)["votes_left_out"]["cut_short"] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from conftest import write_jsonl
 from residency.errors import UserError
-from residency.ranking import Vote, read_votes
+from residency.ranking import Vote, append, read_votes
 
 NAMES = {"base": "base", "tuned": "tuned", "run/tuned": "tuned"}
 VOTE = {"question": "What helps?", "a": "base", "b": "tuned", "vote": "b"}
@@ -85,3 +86,36 @@ def test_votes_on_other_systems_are_counted_where_they_may_be_there(tmp_path: Pa
     file = write_jsonl(tmp_path / "votes.jsonl", [VOTE, {**VOTE, "a": "other/tuned"}])
     found = read_votes(file, NAMES, others=True)
     assert (len(found.votes), found.others) == (1, 1)
+
+
+def test_votes_are_added_as_lines_of_their_own_whatever_is_in_them(tmp_path: Path) -> None:
+    file = tmp_path / "votes.jsonl"
+    odd = "a line\u2028end, half a pair \ud83d, \n and é"
+    for why in ("clear", odd):
+        append(file, {**VOTE, "why": why})
+    lines = file.read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    assert [json.loads(line)["why"] for line in lines] == ["clear", odd]
+
+
+@pytest.mark.parametrize("cut", [1, 20, len(json.dumps(VOTE)) - 1])
+def test_a_last_line_that_was_cut_short_is_counted_where_votes_grow_and_goes_with_the_next(
+    cut: int, tmp_path: Path
+) -> None:
+    file = write_jsonl(tmp_path / "votes.jsonl", [VOTE])
+    with file.open("a") as opened:
+        opened.write(json.dumps(VOTE)[:cut])
+    found = read_votes(file, NAMES, others=True)
+    assert (len(found.votes), found.cut_short) == (1, True)
+    with pytest.raises(UserError, match="line 2: is no JSON"):
+        read_votes(file, NAMES)
+    append(file, VOTE)
+    found = read_votes(file, NAMES)
+    assert (len(found.votes), found.cut_short) == (2, False)
+
+
+def test_a_line_cut_short_in_the_middle_of_a_file_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "votes.jsonl"
+    file.write_text('{"question": "q\n' + json.dumps(VOTE) + "\n")
+    with pytest.raises(UserError, match="line 1: is no JSON"):
+        read_votes(file, NAMES, others=True)

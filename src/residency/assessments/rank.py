@@ -122,18 +122,15 @@ def _cast(source: Source, runs: Sequence[Run], given: Answered, file: Path, prog
     if source.votes is not None:
         found = ranking.read_votes(source.votes, given.names)
         return _read(found.votes, {"kind": "votes", "file": str(source.votes)}, given)
-    files = [run.folder / "evaluation" / VOTES for run in runs]
-    there = [(path, own) for path, own in zip(files, given.own, strict=True) if path.is_file()]
-    if not there:
+    own = ranking.own_votes(runs, given)
+    if not own.files:
         raise UserError(
-            f"rank: no votes in {files[0]}", "votes", "add --votes FILE.jsonl, --judge URL#MODEL or --metric chrf"
+            f"rank: no votes in {runs[0].folder / 'evaluation' / VOTES}",
+            "votes",
+            "add --votes FILE.jsonl, --judge URL#MODEL or --metric chrf, or vote on the pages of `residency serve`",
         )
-    read = [ranking.read_votes(path, {**given.names, **own}, others=True) for path, own in there]
-    about = {"kind": "votes", "file": ", ".join(str(path) for path, _ in there)}
-    votes = [vote for one in read for vote in one.votes]
-    current = [vote for vote in votes if given.gave(vote)]
-    left = {"of_other_systems": sum(one.others for one in read), "on_former_answers": len(votes) - len(current)}
-    return replace(_read(current, about, given), left_out=left)
+    about = {"kind": "votes", "file": ", ".join(map(str, own.files))}
+    return replace(_read(own.votes, about, given), left_out=own.left_out)
 
 
 def _read(votes: Sequence[Vote], about: dict[str, Any], given: Answered) -> _Cast:

@@ -35,7 +35,7 @@ def serve(
         from residency.serve import serve
 
         def ready(address: str) -> None:
-            terminal.say(f"{run}: Ctrl-C stops it. Clients find it at")
+            terminal.say(f"{run}: chat, votes and report at {address} in a browser; Ctrl-C stops it. Programs ask at")
             print(f"{address}/v1", flush=True)
 
         serve(

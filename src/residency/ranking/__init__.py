@@ -2,21 +2,26 @@
 
 from residency.ranking.judge import Judged, Judging, judge_votes
 from residency.ranking.metric import metric_votes
+from residency.ranking.own import Own, own_votes
 from residency.ranking.ratings import Ratings, rate
 from residency.ranking.systems import Answered, Asked, answered
-from residency.ranking.votes import Vote, Votes, read_votes
+from residency.ranking.votes import CHOICES, Vote, Votes, append, read_votes
 
 __all__ = [
+    "CHOICES",
     "Answered",
     "Asked",
     "Judged",
     "Judging",
+    "Own",
     "Ratings",
     "Vote",
     "Votes",
     "answered",
+    "append",
     "judge_votes",
     "metric_votes",
+    "own_votes",
     "rate",
     "read_votes",
 ]

@@ -20,7 +20,7 @@ from string import Template
 from typing import Any
 
 from residency.ranking.systems import Asked
-from residency.ranking.votes import Vote
+from residency.ranking.votes import Vote, append, mend
 
 Ask = Callable[[list[str], Callable[[str, str], None]], list[str]]
 
@@ -97,7 +97,7 @@ class Judging:
 
     def __init__(self, file: Path, voter: str) -> None:
         self.file, self.voter = file, voter
-        _mend(file)
+        mend(file)
         self.known = {row["prompt"]: row for row in _kept(file) if row["voter"] == voter}
         self.lock = threading.Lock()  # an endpoint's replies come from several threads
 
@@ -109,9 +109,7 @@ class Judging:
         """Remember a judged pair, on the disk as well."""
         row = pair.row(self.voter, replies)
         self.known[row["prompt"]] = row
-        # Half of a surrogate pair, which no UTF-8 can hold, is written as JSON's escape.
-        with self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        append(self.file, row)
 
     def judge(self, pairs: Sequence[Pair], ask: Ask) -> None:
         """Have the pairs judged at once; each is kept as soon as both of its replies are there."""
@@ -235,19 +233,3 @@ def _kept(file: Path) -> list[dict[str, Any]]:
         except (ValueError, LookupError, TypeError, RecursionError):
             continue
     return found
-
-
-def _mend(file: Path) -> None:
-    """End the last line of a file; one that a kill cut short is no vote, and goes."""
-    text = file.read_bytes() if file.is_file() else b""
-    if not text or text.endswith(b"\n"):
-        return
-    whole, _, last = text.rpartition(b"\n")
-    try:
-        json.loads(last)
-    except (ValueError, RecursionError):
-        with file.open("rb+") as opened:
-            opened.truncate(len(whole) + 1 if whole else 0)
-    else:
-        with file.open("ab") as opened:
-            opened.write(b"\n")

@@ -7,7 +7,9 @@ file with all of it serves both.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,23 +37,27 @@ class Vote:
 
 @dataclass(frozen=True)
 class Votes:
-    """The votes of a file, and how many of its lines are of other systems."""
+    """The votes of a file; how many of its lines are of other systems, and whether the last one was cut short."""
 
     votes: list[Vote]
     others: int = 0
+    cut_short: bool = False
 
 
 def read_votes(file: Path, names: Mapping[str, str], *, others: bool = False) -> Votes:
     """The votes of a JSONL file; `names` has for each name that a system may go by the name to rank it under.
 
-    A vote on another system is an error, or counted where `others` are allowed.
+    A vote on another system is an error, or counted where `others` are allowed: in a file of votes that grows by a line
+    a vote, whose last line may also have been cut short.
 
     Raises:
         UserError: there is no such file, or a line holds no vote; the message names file and line.
     """
     found: list[Vote] = []
     foreign = 0
-    for number, row in _rows(file):
+    text = _read(file)
+    cut = _torn(text) if others else b""
+    for number, row in _rows(file, text.removesuffix(cut)):
         where = f"{file} line {number}"
         vote = _vote(row, where)
         unknown = next((name for name in (vote.a, vote.b) if name not in names), None)
@@ -63,15 +69,70 @@ def read_votes(file: Path, names: Mapping[str, str], *, others: bool = False) ->
             foreign += 1
         else:
             raise UserError(f'{where}: system "{unknown}"', listed(names), nearest(unknown, names))
-    return Votes(found, foreign)
+    return Votes(found, foreign, bool(cut))
 
 
-def _rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """The number of each line that is not empty, counted from 1, and the JSON value that stands there."""
+def append(file: Path, row: Mapping[str, Any]) -> None:
+    """Add a vote to a file, as a line of its own that is on the disk when this returns.
+
+    Raises:
+        OSError: it can't be written; what there is of it counts as no vote, and goes before the next one.
+    """
+    mend(file)
+    # Half of a surrogate pair, which no UTF-8 can hold, is written as JSON's escape.
+    line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    # One write at the end of the file: another process that adds its votes never comes between.
+    with file.open("ab", buffering=0) as opened:
+        if opened.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(opened.fileno())
+
+
+def mend(file: Path) -> None:
+    """End the last line of a file; one that a kill cut short is no vote, and goes."""
+    if not file.is_file() or _ends(file):
+        return
+    text = file.read_bytes()
+    if cut := _torn(text):
+        with file.open("rb+") as opened:
+            opened.truncate(len(text) - len(cut))
+    else:
+        with file.open("ab") as opened:
+            opened.write(b"\n")
+
+
+def _ends(file: Path) -> bool:
+    """Whether a file is empty, or its last line has its end."""
+    with file.open("rb") as opened:
+        if opened.seek(0, os.SEEK_END) == 0:
+            return True
+        opened.seek(-1, os.SEEK_END)
+        return opened.read(1) == b"\n"
+
+
+def _torn(text: bytes) -> bytes:
+    """The last line where a kill cut it short: it has no end, and is no JSON."""
+    last = text.rpartition(b"\n")[2]
+    if not last.strip():
+        return b""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return last
+    return b""
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
     except OSError as error:
         raise UserError(f"votes {file}: {error.strerror}", "a JSONL file of votes") from None
+
+
+def _rows(file: Path, held: bytes) -> Iterator[tuple[int, Any]]:
+    """The number of each line that is not empty, counted from 1, and the JSON value that stands there."""
+    try:
+        text = held.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"votes {file}: is no UTF-8 text (byte {error.start})", "a JSONL file of votes") from None
     # Not splitlines(): a text may hold other line separators of Unicode, which JSON leaves as they are.

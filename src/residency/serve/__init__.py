@@ -39,14 +39,15 @@ def serve(
     settings = Settings(host, port, token, hosts, rows, queue, seconds=seconds, drain=drain)
     run = Run.open(folder)
     run.need("model", "train")
-    from residency.serve import server  # what is wrong with the settings is said before torch is loaded
+    from residency.serve import pages, server  # what is wrong with the settings is said before torch is loaded
     from residency.serve.app import create_app
     from residency.serve.served import load
 
     sock = server.listen(settings)  # before the models are loaded, which takes longer
     try:
         service = load(run, settings, compare=compare, say=progress.say)
-        cut = server.run(create_app(service, settings), service, settings, sock, lambda: ready(server.address(sock)))
+        app = create_app(service, settings, [pages.of(run, service, settings)])
+        cut = server.run(app, service, settings, sock, lambda: ready(server.address(sock)))
     finally:
         sock.close()
     progress.say(f"Stopped; {cut} answers were cut off." if cut else "Stopped.")

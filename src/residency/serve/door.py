@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from residency.serve.metrics import Meter
 from residency.serve.refused import Refused
 from residency.serve.settings import Settings
 
-OPEN = ("/healthz",)  # needs no token: it says nothing but that the server lives
+SIGN_IN = "/sign-in"
+OPEN = ("/healthz", SIGN_IN)  # need no token: they say nothing but that the server lives
+FILES = "/pages/"  # nor do the files under this, which are the same for every run
+COOKIE = "residency"
+
+
+def cookie(token: str) -> str:
+    """What a browser holds once it has sent the token: the token can't be told from it."""
+    return hmac.new(token.encode(), b"the pages of residency serve", hashlib.sha256).hexdigest()
 
 
 class Counted:
@@ -53,7 +64,7 @@ class Door:
         headers = Headers(scope=scope)
         reason = self._foreign(headers) or self._stranger(scope["path"], headers) or self._large(headers)
         if reason is not None:
-            await reason.response()(scope, receive, send)
+            await _answer(reason, scope, headers)(scope, receive, send)
             return
         await self.app(scope, self._limited(receive), send)
 
@@ -66,10 +77,13 @@ class Door:
 
     def _stranger(self, path: str, headers: Headers) -> Refused | None:
         token = self.settings.token
-        if token is None or path in OPEN:
+        if token is None or path in OPEN or path.startswith(FILES):
             return None
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode()):
+            return None
+        held = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        if hmac.compare_digest(held.encode(), cookie(token).encode()):
             return None
         challenge = {"WWW-Authenticate": "Bearer"}
         return Refused(
@@ -97,3 +111,10 @@ class Door:
     def _too_large(self) -> Refused:
         most = f"{self.settings.body_bytes:,} bytes is the most that this server reads"
         return Refused(413, f"The request is too large: {most}.", "request_too_large", None, {"Connection": "close"})
+
+
+def _answer(reason: Refused, scope: Scope, headers: Headers) -> Response:
+    """What a refused request gets: an error, but a person who opens a page the one that asks for the token."""
+    if reason.status == 401 and scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+        return RedirectResponse(SIGN_IN, 303)
+    return reason.response()
