@@ -66,6 +66,7 @@ class System:
     command: tuple[str, ...] = ()
     model: str = ""
     missing: str = ""
+    health: str = "/health"
 
 
 # The servers
@@ -92,7 +93,7 @@ def systems(run: Path, scratch: Path, wanted: list[str]) -> dict[str, System]:
         half,
     )
     found = {
-        "residency": lambda: System("residency serve", short, own, name),
+        "residency": lambda: System("residency serve", short, own, name, health="/healthz"),
         "transformers": lambda: System("transformers serve", short, other, weights),
         "transformers-cb": lambda: System(
             "transformers serve --continuous-batching", short, (*other, "--continuous-batching"), weights
@@ -159,7 +160,7 @@ def running(system: System) -> Iterator[str]:
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            wait_for(process, f"http://127.0.0.1:{port}/v1/models")
+            wait_for(process, f"http://127.0.0.1:{port}{system.health}")
             yield f"http://127.0.0.1:{port}/v1/chat/completions"
         except Exception as error:
             log.seek(0)

@@ -10,14 +10,47 @@ import pytest
 
 from conftest import dialogues
 from residency import pipeline
-from residency.recipe import Recipe
+from residency.recipe import BUILT_IN_RECIPES, Recipe
+from residency.workspace import Run
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+ASSISTANTS = ("support", "legal", "code")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_is_valid(path: Path) -> None:
     assert Recipe.load(path).name == path.stem
+
+
+def test_the_built_in_recipes_are_the_files_that_ship() -> None:
+    folder = ROOT / "src" / "residency" / "assets" / "recipes"
+    assert sorted(BUILT_IN_RECIPES) == sorted(path.stem for path in folder.glob("*.yaml"))
+    for name in BUILT_IN_RECIPES:
+        assert Recipe.load(name).name == name
+    assert Recipe.load() == Recipe.load("doctor")
+
+
+@pytest.mark.parametrize("name", ASSISTANTS)
+def test_a_built_in_assistant_prepares_rows_of_the_form_that_its_page_shows(
+    name: str, llama_folder: Path, tmp_path: Path
+) -> None:
+    rows = ROOT / "docs" / "rows" / f"{name}.jsonl"
+    settings = [f"data.source={rows}", f"model.base={llama_folder}", "data.test=0.2", "data.validation=0.2"]
+    report = pipeline.prepare(Recipe.load(name, settings), tmp_path / name)
+    assert report["kept"] == report["rows_in"] >= len(rows.read_text("utf-8").splitlines())
+    assert report["dropped"] == {}
+    assert min(report["split"].values()) >= 1
+
+
+def test_the_code_assistant_learns_code_with_its_indentation(llama_folder: Path, tmp_path: Path) -> None:
+    rows = ROOT / "docs" / "rows" / "code.jsonl"
+    settings = [f"data.source={rows}", f"model.base={llama_folder}", "data.test=0.2", "data.validation=0.2"]
+    pipeline.prepare(Recipe.load("code", settings), tmp_path)
+    prepared = {
+        one.question: one.answer for name in ("train", "validation", "test") for one in Run(tmp_path).dialogues(name)
+    }
+    assert all(prepared[one["instruction"]] == one["output"] for one in map(json.loads, rows.open(encoding="utf-8")))
 
 
 def hub_data_set(folder: Path) -> Path:

@@ -29,7 +29,7 @@ from residency.sections import (
     against_dpo,
 )
 
-BUILT_IN_RECIPE = "doctor"
+BUILT_IN_RECIPES = ("doctor", "support", "legal", "code")  # the first is taken where none is named
 
 CleaningStep = Literal[
     "unicode", "control-characters", "html", "links", "white-space", "question-prefix", "stock-closings"
@@ -59,7 +59,7 @@ class DataSection(Section):
     revision: str | None = Field(None, description="branch, tag or commit of a hub data set")
     question: str | None = Field(None, description="column with the question; recognised when left out")
     answer: str | None = Field(None, description="column with the answer; recognised when left out")
-    context: str | None = Field(None, description="column put before the question (Alpaca's `input`)")
+    context: str | None = Field(None, description="column put under the question (Alpaca's `input`)")
     text: str | None = Field(None, description="column with whole texts, instead of question and answer")
     messages: str | None = Field(None, description="column with lists of messages; each assistant turn is an answer")
     rejected: str | None = Field(
@@ -246,7 +246,7 @@ class Recipe(Section):
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe in a YAML file (or the built-in one), with `key.key=value` overrides applied.
+        """The recipe in a YAML file, or a built-in one by its name, with `key.key=value` overrides applied.
 
         Raises:
             UserError: the file is missing or no YAML, a key is unknown, a value is of the wrong kind or out of range.
@@ -318,13 +318,18 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def _read(path: str | Path | None) -> tuple[str, str]:
-    if path is None or str(path) == BUILT_IN_RECIPE:
-        built_in = resources.files("residency") / "assets" / f"{BUILT_IN_RECIPE}.yaml"
-        return f"built-in recipe {BUILT_IN_RECIPE}", built_in.read_text("utf-8")
-    file = Path(path)
+    name = BUILT_IN_RECIPES[0] if path is None else str(path)
+    if name in BUILT_IN_RECIPES:
+        built_in = resources.files("residency") / "assets" / "recipes" / f"{name}.yaml"
+        return f"built-in recipe {name}", built_in.read_text("utf-8")
+    file = Path(name)
     if not file.is_file():
         kind = "is a folder" if file.is_dir() else "no such file"
-        raise UserError(f"recipe {file}: {kind}", "a YAML file", "`residency init NAME --data PATH` writes one")
+        raise UserError(
+            f"recipe {file}: {kind}",
+            f"a YAML file, or one of {listed(BUILT_IN_RECIPES)}",
+            "`residency init NAME --data PATH` writes one",
+        )
     try:
         return str(file), file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

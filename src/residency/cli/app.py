@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipePath = Annotated[Path | None, typer.Argument(help="Recipe, a YAML file; the built-in doctor when left out.")]
+RecipePath = Annotated[
+    Path | None, typer.Argument(help="Recipe: a YAML file, or doctor (when left out), support, legal, code.")
+]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, such as runs/doctor.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME when left out.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, such as train.epochs=3.")]
@@ -36,6 +38,27 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 def main() -> None:
     """Entry point of the console command."""
     app()
+
+
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        print(f"residency {version('residency')}")
+    except PackageNotFoundError:  # imported from a folder that was never installed
+        print("residency, not installed")
+    raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """What may be asked without a command."""
 
 
 def show(as_json: bool, value: dict[str, Any], text: str) -> None:

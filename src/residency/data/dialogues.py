@@ -52,7 +52,7 @@ def dropped(rows: list[tuple[int, str, str]]) -> pl.DataFrame:
 
 
 def complete(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows after cleaning, context put before the question and earlier turns put into a history."""
+    """The rows after cleaning, context put under the question and earlier turns put into a history."""
     if "turn" in rows.columns:
         rows = conversations.with_history(rows)
         return preferences.last_turns(rows) if "rejected" in rows.columns else rows
