@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -62,7 +63,7 @@ def run(app: FastAPI, service: Service, settings: Settings, sock: socket.socket,
     )
     server = _Server(config, ready)
     try:
-        with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when all is done
+        with suppress(KeyboardInterrupt):
             server.run(sockets=[sock])
     finally:
         service.worker.stop()
@@ -75,6 +76,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self.ready = ready
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; uvicorn would raise the signal once more at the end, in the midst of closing the event loop."""
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
