@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from residency.errors import UserError
 from residency.prompts import Before, Prompt
@@ -12,10 +13,20 @@ ANSWER_SHARE = 0.25  # of the window is kept free for the answer, at most
 
 @dataclass
 class Conversation:
-    """Questions and answers, oldest first, and the system message before them."""
+    """Questions and answers, oldest first, with the notices of each; and the system message before them."""
 
     system: str = ""
     turns: list[tuple[str, str]] = field(default_factory=list)
+    notices: list[list[dict[str, str]]] = field(default_factory=list)
+
+    def add(self, question: str, answer: str, notices: list[dict[str, str]]) -> None:
+        """One more turn, and what the guard said of it."""
+        self.turns.append((question, answer))
+        self.notices.append(notices)
+
+    def forget(self, count: int) -> None:
+        """The oldest turns leave."""
+        del self.turns[:count], self.notices[:count]
 
     def before(self, question: str, prompt: Prompt, window: int, max_new_tokens: int) -> tuple[Before, int]:
         """What may stand before a question so that its answer has room, and how many of the oldest turns leave for it.
@@ -37,3 +48,7 @@ class Conversation:
         for question, answer in self.turns:
             found += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return found
+
+    def saved(self) -> dict[str, Any]:
+        """The messages, and under `guard` the notices of each turn where there were any."""
+        return {"messages": self.messages()} | ({"guard": self.notices} if any(self.notices) else {})
