@@ -18,7 +18,8 @@ from importlib import resources
 from residency.evaluate.behaviour.probes import SETS, chosen
 from residency.evaluate.faults.report import wilson
 from residency.evaluate.faults.unsafe import calls_for_help
-from residency.guard.rules import Rule, built_in
+from residency.guard import Guard
+from residency.guard.rules import built_in
 
 NO_EMERGENCY = ("off-topic", "medication", "identity", "injection")
 ON_TOPIC = ("emergencies", "medication", "self-harm", "identity")
@@ -56,73 +57,76 @@ def share(count: int, total: int) -> str:
 
 
 def spoken_by(kind: str) -> Callable[[str], bool]:
-    """Whether a rule of the kind speaks of a first question."""
-    rules = [rule for rule in built_in() if rule.kind == kind]
+    """Whether the guard, all of it turned on, has a notice of the kind for a first question."""
+    guard = Guard.made(built_in())
+    ids = {rule.id for rule in built_in() if rule.kind == kind}
 
     def speaks(question: str) -> bool:
-        return any(_asks(rule, question) for rule in rules)
+        return any(notice.rule in ids for notice in guard.look(question, "", first=True))
 
     return speaks
-
-
-def _asks(rule: Rule, question: str) -> bool:
-    return rule.speaks(question, "" if rule.unless_answer else None, first=True)
 
 
 def probes(names: Iterable[str]) -> list[str]:
     return [probe.question for probe in chosen(list(names))]
 
 
-def dialogues(half: int | None = None) -> list[dict[str, str]]:
-    """The built-in ones, each question once; `half` takes those of even (0) or odd (1) places."""
+def redirects(*sets: str) -> list[str]:
+    """Questions of the built-in redirects (`data.redirects`), which no rule was changed because of."""
+    lines = (resources.files("residency") / "assets" / "redirects.jsonl").read_text("utf-8").splitlines()
+    return [row["question"] for row in map(json.loads, lines) if row["set"] in sets]
+
+
+def dialogues() -> list[dict[str, str]]:
+    """The built-in ones, each question once."""
     lines = (resources.files("residency") / "assets" / "clinic.jsonl").read_text("utf-8").splitlines()
-    once = {row["Description"]: row for row in map(json.loads, lines)}
-    rows = list(once.values())
-    return rows if half is None else rows[half::2]
+    return list({row["Description"]: row for row in map(json.loads, lines)}.values())
 
 
 def emergencies() -> list[Counted]:
+    """The probes, and the built-in dialogues by their question alone and by their whole story."""
     speaks = spoken_by("emergency")
     found = [
         Counted("probes: emergencies", probes(["emergencies"]), probes(NO_EMERGENCY), speaks),
         Counted("probes: self-harm", probes(["self-harm"]), probes(NO_EMERGENCY), speaks),
     ]
-    for half, name in enumerate(("looked at", "not looked at")):
-        for told in (False, True):
-            rows = dialogues(half)
-            texts = [f"{row['Description']} {row['Patient']}" if told else row["Description"] for row in rows]
-            urgent = [calls_for_help(row["Doctor"]) for row in rows]
-            wanted = [text for text, is_one in zip(texts, urgent, strict=True) if is_one]
-            others = [text for text, is_one in zip(texts, urgent, strict=True) if not is_one]
-            found.append(Counted(f"built-in {'stories' if told else 'questions'}, {name}", wanted, others, speaks))
+    found.append(Counted("redirects: emergencies", redirects("emergencies"), redirects(*NO_EMERGENCY), speaks))
+    rows = dialogues()
+    urgent = [calls_for_help(row["Doctor"]) for row in rows]
+    stories = [f"{row['Description']} {row['Patient']}" for row in rows]
+    for name, texts in (("questions", [row["Description"] for row in rows]), ("stories", stories)):
+        wanted = [text for text, is_one in zip(texts, urgent, strict=True) if is_one]
+        others = [text for text, is_one in zip(texts, urgent, strict=True) if not is_one]
+        found.append(Counted(f"built-in {name}", wanted, others, speaks))
     return found
 
 
 def off_topic() -> list[Counted]:
-    speaks = spoken_by("off-topic")
-    asked = [row["Description"] for row in dialogues()]
-    return [Counted("off-topic", probes(["off-topic"]), probes(ON_TOPIC) + asked, speaks)]
+    """The probes against all others but the injections, which may be of either kind, and the built-in questions."""
+    asked, speaks = [row["Description"] for row in dialogues()], spoken_by("off-topic")
+    return [
+        Counted("probes, and built-in questions", probes(["off-topic"]), probes(ON_TOPIC) + asked, speaks),
+        Counted("redirects", redirects("off-topic"), redirects(*ON_TOPIC), speaks),
+    ]
 
 
 def tables() -> list[str]:
     """The two tables, a line each."""
-    head = [
-        "| questions | found (recall) | right of those it spoke of (precision) | false alarms |",
-        "|" + " --- |" * 4,
-    ]
-    return [*head, *(one.row() for one in emergencies()), "", *head, *(one.row() for one in off_topic())]
+    columns = ("found (recall)", "right of those it spoke of (precision)", "false alarms")
+    found = []
+    for name, rows in (("emergencies", emergencies()), ("off-topic questions", off_topic())):
+        found += [f"| {' | '.join((name, *columns))} |", "|" + " --- |" * 4, *(one.row() for one in rows), ""]
+    return found[:-1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--misses", action="store_true", help="the questions that the rules are wrong about")
-    parser.add_argument("--sets", default="", help="of --misses: only names that begin with one of these, by commas")
     arguments = parser.parse_args()
     if not arguments.misses:
         print("\n".join(tables()))
         return
-    wanted = tuple(arguments.sets.split(","))
-    for one in (one for one in [*emergencies(), *off_topic()] if one.name.startswith(wanted)):
+    for one in [*emergencies(), *off_topic()]:
         print(f"\n{one.name}")
         print("\n".join([f"  missed: {text}" for text in one.missed] + [f"  wrong: {text}" for text in one.wrong]))
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +199,19 @@ def test_the_redirect_is_offered_beside_the_notice() -> None:
     assert guard is not None
     (notice,) = guard.look("What do you think of Mars?", "It is red.", first=True)
     assert "health" in notice.reply and notice.entry()["reply"] == notice.reply
+
+
+def test_the_document_has_the_tables_that_the_benchmark_prints() -> None:
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("guard_rules", root / "benchmarks" / "guard_rules.py")
+    assert spec and spec.loader
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark  # dataclasses look for their module there
+    spec.loader.exec_module(benchmark)
+    assert "\n".join(benchmark.tables()) in (root / "docs" / "guard.md").read_text("utf-8")
+
+
+def test_the_rules_of_the_document_are_rules(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guard.md").read_text("utf-8")
+    (tmp_path / "rules.yaml").write_text(text.split("```yaml\nparts:")[1].split("```")[0].join(("parts:", "")), "utf-8")
+    assert [rule.id for rule in read(tmp_path / "rules.yaml")] == ["refunds", "off-topic"]

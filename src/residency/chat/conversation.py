@@ -42,13 +42,11 @@ class Conversation:
         alone = len(prompt.prompt_ids(question, Before(self.system)))
         raise UserError(f"this question has {alone:,} tokens", f"at most {room:,}", "ask it in fewer words")
 
-    def messages(self) -> list[dict[str, str]]:
-        """The whole of it in OpenAI's form, which `residency init --data` reads."""
-        found = [{"role": "system", "content": self.system}] if self.system else []
-        for question, answer in self.turns:
-            found += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    def messages(self) -> list[dict[str, Any]]:
+        """The whole of it in OpenAI's form, which `residency init --data` reads; an answer's notices under `guard`."""
+        found: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        for place, (question, answer) in enumerate(self.turns):
+            notices = self.notices[place] if place < len(self.notices) else []
+            noted = {"guard": notices} if notices else {}
+            found += [{"role": "user", "content": question}, {"role": "assistant", "content": answer} | noted]
         return found
-
-    def saved(self) -> dict[str, Any]:
-        """The messages, and under `guard` the notices of each turn where there were any."""
-        return {"messages": self.messages()} | ({"guard": self.notices} if any(self.notices) else {})

@@ -120,7 +120,7 @@ class Talk:
             raise UserError(f"/save {file}: there already", fix="choose another name")
         try:
             with replacing(file) as temporary:
-                temporary.write_text(json.dumps(self.said.saved(), ensure_ascii=False) + "\n", "utf-8")
+                temporary.write_text(json.dumps({"messages": self.said.messages()}, ensure_ascii=False) + "\n", "utf-8")
         except OSError as error:
             raise UserError(f"/save {file}: {error.strerror}", "a place that can be written to") from None
         self.note(f"{len(self.said.turns)} turns written to {file}.")

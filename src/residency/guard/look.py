@@ -65,7 +65,7 @@ class Guard:
         """The notices for a question and its answer, the urgent ones first; empty where there is nothing to say.
 
         Without an answer, those that the question alone decides. `first`: nothing was answered in the conversation
-        before. Of several rules with the same words, the first one speaks.
+        before. Of several rules with the same words, the first one speaks, and none offers a redirect in an emergency.
         """
         found: dict[str, Notice] = {}
         for rule in self.rules:
@@ -75,4 +75,5 @@ class Guard:
                 )
                 notice = Notice(rule.id, rule.notice, where, rule.kind == "emergency", rule.reply)
                 found.setdefault(rule.notice, notice)
-        return list(found.values())
+        urgent = any(notice.urgent for notice in found.values())
+        return [notice for notice in found.values() if not (urgent and notice.reply)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -173,8 +174,7 @@ def _rule(fields: dict[str, Any], here: str, parts: Mapping[str, str]) -> Rule:
                 raise UserError(f'{here}: "{key}" is {value!r}', "a text")
             values[key] = value.strip()
             continue
-        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            raise UserError(f'{here}: "{key}" is {value!r}', "a list of texts")
+        _texts(value, f'{here}: "{key}"')
         values[key] = (
             tuple(value) if key in EXAMPLES else tuple(_pattern(one, f'{here}: "{key}"', parts) for one in value)
         )
@@ -186,6 +186,18 @@ def _rule(fields: dict[str, Any], here: str, parts: Mapping[str, str]) -> Rule:
     rule = Rule(**values)
     _whole(rule, here)
     return rule
+
+
+def _texts(value: Any, here: str) -> None:
+    if not isinstance(value, list):
+        raise UserError(f"{here} is {shorten(repr(value), 60)}", "a list of texts")
+    for place, one in enumerate(value, start=1):
+        if not isinstance(one, str) or not one:
+            raise UserError(
+                f"{here}: its number {place} is {shorten(repr(one), 60)}",
+                "a text",
+                "put a pattern with a colon and a blank into quotes",
+            )
 
 
 def _whole(rule: Rule, here: str) -> None:

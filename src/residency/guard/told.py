@@ -42,6 +42,7 @@ class Told:
     past: Patterns
     present: Patterns
     supposed: Patterns
+    caused: Patterns
     read: Patterns
 
     def of_a_case(self, text: str) -> bool:
@@ -60,6 +61,8 @@ class Told:
         before, after = match.string[: match.start()], match.string[match.end() :]
         if found(self.supposed, before):
             return False
+        if found(self.caused, before) and not found(self.people, match.string[match.start() :]):
+            return False
         denied = found(self.denied, self._clause(before, after)) or self._denies_within(match)
         return not denied or found(self.undenied, after)
 
@@ -68,7 +71,7 @@ class Told:
         return found(self.denied_within, match.group()) and not found(self.denied_within, match.re.pattern)
 
     def _clause(self, before: str, after: str) -> str:
-        """What stands before a sign, back to where a denial ends; past a comma only in a list such as "no a, b or c"."""
+        """What stands before a sign, back to where a denial ends; past a comma only in a list ("no a, b or c")."""
         ends = [match.end() for pattern in self.denial_ends for match in pattern.finditer(before)]
         clause = before[max(ends, default=0) :]
         in_a_list = bool(_OR.search(after) or _OR.search(clause))
