@@ -46,6 +46,7 @@ ALLOWED = {
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
     "chat": STAGE | {"guard"},
+    "notebook": MIDDLE | {"data", "train", "evaluate", "report"},
     "export": STAGE,
     "checkup": {"environment", "models"},
     "cli": {
@@ -63,7 +64,7 @@ ALLOWED = {
         "workspace",
     },
     "__main__": {"cli"},
-    "__init__": {"errors", "recipe", "workspace", "pipeline"},
+    "__init__": {"errors", "recipe", "workspace", "pipeline", "notebook"},
 }
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
