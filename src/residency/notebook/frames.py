@@ -46,11 +46,11 @@ def split(folder: Path, name: str) -> pd.DataFrame:
     return pl.read_parquet(Run.open(folder).need(f"data/{name}.parquet", "prepare")).to_pandas()
 
 
-def plan(found: Plan) -> pd.DataFrame:
+def plan(found: Plan) -> Styler:
     """What a run will take on this machine, a line a quantity, with units."""
     energy, fits = f"{found.energy:.3g} kWh", "yes" if found.fits else f"no; {found.nearest}"
     lines = [*found.forecast.rows(), ("energy", energy), ("fits here", fits)]
-    return pd.DataFrame(lines, columns=["", "this run"]).set_index("")
+    return _left(pd.DataFrame(lines, columns=["", "this run"]).style.hide(axis="index"))
 
 
 def curves(folder: Path) -> Shown:
@@ -94,13 +94,13 @@ def scores(found: EvaluationReport) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("score").round(3)
 
 
-def faults(found: Mapping[str, Any]) -> pd.DataFrame:
+def faults(found: Mapping[str, Any]) -> Styler:
     """What `residency.assessments.faults` found: a line a category, the share of each system's answers that has it."""
     lines = {}
     for one in found["categories"]:
         shares = {name: _share(own) for name, own in one["systems"].items()}
         lines[one["name"]] = {**shares, "what to change": "; ".join(change["shown"] for change in one["remedies"])}
-    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("fault")
+    return _left(pd.DataFrame.from_dict(lines, orient="index").style)
 
 
 def _share(own: Mapping[str, Any] | None) -> str:
@@ -112,7 +112,13 @@ def _share(own: Mapping[str, Any] | None) -> str:
 def _side_by_side(frame: pd.DataFrame, systems: Sequence[str]) -> Styler:
     """Texts one beside the other, wrapped and not cut, with a colour for each system."""
     colours = dict(zip(systems, ("#c2691a", "#0b7285"), strict=False))
-    style = frame.style.hide(axis="index").set_properties(**TEXT)
+    style = _left(frame.style.hide(axis="index")).set_properties(**TEXT)
     for name, colour in colours.items():
         style = style.set_properties(subset=[name], **{"border-left": f"3px solid {colour}"})
     return style
+
+
+def _left(style: Styler) -> Styler:
+    """Everything to the left, as texts are read; a data frame by itself would cut long ones, too."""
+    aligned: Styler = style.set_table_styles([{"selector": "th, td", "props": [("text-align", "left")]}])
+    return aligned
