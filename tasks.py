@@ -48,7 +48,8 @@ def test() -> None:
     run(PYTHON, "-m", "ruff", "check")
     run(PYTHON, "-m", "ruff", "format", "--check")
     run(PYTHON, "-m", "mypy")
-    run(PYTHON, "-m", "pytest")
+    # Files whole, so that what a file's tests share is made once; two processes, since each holds torch.
+    run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "loadfile")
 
 
 def run(*command: str | Path) -> None:

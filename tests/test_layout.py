@@ -13,13 +13,14 @@ ROOT = Path(__file__).parent.parent / "src" / "residency"
 MODULES = sorted(ROOT.rglob("*.py"))
 
 # What each floor may import, besides its own room. The stages know nothing of each other.
-GROUND = {"errors", "progress", "environment"}
+GROUND = {"errors", "progress", "environment", "jsonl"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
 STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
     "environment": set(),
+    "jsonl": set(),
     "terminal": {"progress"},
     "sections": set(),
     "recipe": {"errors", "sections"},

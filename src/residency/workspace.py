@@ -187,6 +187,15 @@ class Run:
         with _whole(self.folder / name, stage):
             return json.loads(self.need(name, stage).read_text("utf-8"))
 
+    def chosen_decoding(self) -> dict[str, Any]:
+        """What the model answers under, beside being greedy, by transformers' names; empty for plain greedy.
+
+        Raises:
+            UserError: the run was not trained.
+        """
+        own = self.read_json("model/generation_config.json", "train")
+        return {name: own[name] for name in ("repetition_penalty", "no_repeat_ngram_size") if own.get(name)}
+
     def read_jsonl(self, name: str, stage: str) -> list[Any]:
         """A JSONL file of the run; `stage` is the command that makes it.
 

@@ -11,7 +11,8 @@ from conftest import dialogues, write_jsonl
 from residency import pipeline
 from residency.data import privacy
 from residency.recipe import Recipe
-from residency.report.page import PERSONAL, score_rows, verdicts
+from residency.report.page import score_rows, verdicts
+from residency.report.template import PERSONAL
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quoted"'
 

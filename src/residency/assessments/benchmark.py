@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +52,13 @@ class Asked:
 
     def command(self, folder: Path) -> str:
         """The command that asks this."""
-        parts = [f"residency benchmark {folder} --tasks {','.join(self.tasks)}"]
-        parts += [f"--data {self.data}"] if self.data else []
-        parts += [f"--limit {self.limit}"] if self.limit else []
-        parts += [f"--shots {self.shots}"] if self.shots is not None else []
-        parts += [f"--systems {','.join(self.systems)}"] if self.systems != SYSTEMS else []
-        parts += [f"--precision {self.precision}"] if self.precision != PRECISIONS[0] else []
-        return " ".join(parts)
+        parts = ["residency", "benchmark", str(folder), "--tasks", ",".join(self.tasks)]
+        parts += ["--data", str(self.data)] if self.data else []
+        parts += ["--limit", str(self.limit)] if self.limit else []
+        parts += ["--shots", str(self.shots)] if self.shots is not None else []
+        parts += ["--systems", ",".join(self.systems)] if self.systems != SYSTEMS else []
+        parts += ["--precision", self.precision] if self.precision != PRECISIONS[0] else []
+        return shlex.join(parts)
 
 
 def benchmark(folder: Path, asked: Asked, progress: Progress | None = None) -> dict[str, Any]:

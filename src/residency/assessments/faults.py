@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def faults(
     endpoint = Endpoint.judge(judge, key_env) if judge else None
     earlier = Run.open(before) if before else None
     options = {"--only": only, "--before": before, "--judge": judge, "--key-env": key_env}
-    again = "".join(f" {name} {value}" for name, value in options.items() if value)
-    with run.working(f"residency faults {folder}{again}"):
+    given = [part for name, value in options.items() if value for part in (name, str(value))]
+    with run.working(shlex.join(["residency", "faults", str(folder), *given])):
         asked = analysis.read(run, analysis.stock_sentences(earlier) if earlier else ())
         ruled = analysis.find(asked)
         found = analysis.find(asked, endpoint, run.path(JUDGED), progress) if endpoint else ruled

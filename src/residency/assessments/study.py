@@ -22,6 +22,7 @@ from residency.evaluate.scores.values import Facts
 from residency.progress import Progress, Silent
 from residency.prompts import Before, Prompt
 from residency.recipe import Recipe
+from residency.report import figures
 from residency.report import study as reporting
 from residency.study.build import Put, instruction_of, put, room
 from residency.study.measure import ALONE, compared, measure
@@ -313,7 +314,7 @@ def _write(work: _Work, ways: dict[str, dict[str, Any]], left_out: dict[str, str
     ]
     run.write_json("study.json", found)
     for name, picture in reporting.pictures(found).items():
-        run.write_text(f"figures/{name}.svg", reporting.alone(picture))
+        run.write_text(f"figures/{name}.svg", figures.alone(picture))
     return run.write_text("study.html", reporting.page(found, examples))
 
 

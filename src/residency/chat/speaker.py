@@ -80,13 +80,11 @@ def base(run: Run, prompt: Prompt) -> Speaker:
 
 
 def _speaker(name: str, model: Any, prompt: Prompt, run: Run) -> Speaker:
-    own = run.read_json("model/generation_config.json", "train")
-    chosen = {key: own[key] for key in ("repetition_penalty", "no_repeat_ngram_size") if own.get(key)}
     decoding = GenerationConfig(
         do_sample=False,
         eos_token_id=prompt.stop_ids,
         pad_token_id=prompt.tokenizer.pad_token_id or 0,
-        **chosen,
+        **run.chosen_decoding(),
     )
     # What a generation config leaves open is taken from the model's own, which would be a decoding that nobody chose.
     model.generation_config = GenerationConfig()

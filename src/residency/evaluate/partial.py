@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from residency import jsonl
 from residency.workspace import Run
 
 FOLDER = "evaluation/partial"
@@ -23,7 +24,7 @@ class Part:
 
     def __init__(self, file: Path, about: dict[str, Any]) -> None:
         self.file = file
-        lines = _lines(file)
+        lines = list(jsonl.rows(file))
         if lines[:1] != [{"about": about}]:  # cut short before it began, or a hash of the same digits
             file.write_text(json.dumps({"about": about}, ensure_ascii=False) + "\n", "utf-8")
             lines = []
@@ -38,8 +39,7 @@ class Part:
     def keep(self, asked: str, value: Any) -> None:
         """Remember a value, on the disk as well; a kill can cut the last line alone."""
         self.known[asked] = value
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps({"asked": asked, "value": value}, ensure_ascii=False) + "\n")
+        jsonl.add(self.file, {"asked": asked, "value": value})
 
 
 class Partial:
@@ -61,16 +61,3 @@ class Partial:
 def key(value: Any) -> str:
     """A short hash of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """What an earlier try left; a line that it was stopped in is passed over."""
-    found = []
-    for line in file.read_bytes().split(b"\n") if file.is_file() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found

@@ -103,8 +103,7 @@ def _ollama(run: Run, prompt: Prompt, weights: gguf.Type, progress: Progress) ->
     file = run.folder / "export" / "gguf" / f"{run.recipe.name}-{weights}.gguf"
     if not file.is_file() or file.stat().st_mtime < (run.folder / "model" / "config.json").stat().st_mtime:
         _gguf(run, prompt, weights, progress)
-    decoding = run.read_json("model/generation_config.json", "train")
-    text = ollama.modelfile(run.recipe, prompt, decoding, file.name)
+    text = ollama.modelfile(run.recipe, prompt, run.chosen_decoding(), file.name)
     target = run.write_text("export/gguf/Modelfile", text)
     name = run.recipe.name.lower()
     return Exported(target, {}, [f"ollama create {name} -f {target}", f"ollama run {name}"])

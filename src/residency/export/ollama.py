@@ -10,7 +10,7 @@ from residency.recipe import Recipe
 
 
 def modelfile(recipe: Recipe, prompt: Prompt, decoding: dict[str, Any], weights: str) -> str:
-    """The Modelfile's text; `weights` is the GGUF file beside it, `decoding` the model's generation_config.
+    """The Modelfile's text; `weights` is the GGUF file beside it, `decoding` what the model answers under.
 
     Format: https://docs.ollama.com/modelfile
     """
@@ -22,7 +22,7 @@ def modelfile(recipe: Recipe, prompt: Prompt, decoding: dict[str, Any], weights:
         *[f"PARAMETER stop {_quoted(stop)}" for stop in sorted(stops)],
         "PARAMETER temperature 0",
         f"PARAMETER num_ctx {recipe.model.max_length}",
-        f"PARAMETER repeat_penalty {decoding.get('repetition_penalty') or 1.0}",
+        f"PARAMETER repeat_penalty {decoding.get('repetition_penalty', 1.0)}",
     ]
     if recipe.prompt.system:
         lines.append(f"SYSTEM {_quoted(recipe.prompt.system)}")

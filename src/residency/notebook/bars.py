@@ -159,5 +159,5 @@ class Curves(TrainerCallback):
 
 def picture(svg: str, text: str) -> Shown:
     """A picture as an image of its own, whose colours reach nothing else on the page."""
-    data = b64encode(figures.alone(svg).encode()).decode()
+    data = b64encode(figures.light_and_dark(svg).encode()).decode()
     return Shown(f'<img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}">', text)

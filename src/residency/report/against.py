@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from residency.report.metrics import Metric
 
 DASH = "–"
-
-
-class Metric(Protocol):
-    """How a score is called, written and read."""
-
-    @property
-    def key(self) -> str:
-        """Its name in scores.json."""
-
-    @property
-    def label(self) -> str:
-        """Its name on the page."""
-
-    @property
-    def better(self) -> str:
-        """lower, higher, or empty where neither is better."""
-
-    def write(self, value: float, signed: bool = False) -> str:
-        """The value with its unit."""
 
 
 def against(evaluation: dict[str, Any] | None, metrics: Sequence[Metric]) -> dict[str, Any] | None:
@@ -55,7 +38,7 @@ def _row(metric: Metric, names: list[str], evaluation: dict[str, Any]) -> dict[s
                 "name": name,
                 "value": metric.write(value["mean"]) if value else DASH,
                 "change": _change(metric, change) if change else "",
-                "verdict": _verdict(metric, change) if change else "",
+                "verdict": metric.verdict(change) if change else "",
             }
         )
     return {"metric": metric, "cells": cells}
@@ -64,13 +47,6 @@ def _row(metric: Metric, names: list[str], evaluation: dict[str, Any]) -> dict[s
 def _change(metric: Metric, change: dict[str, float]) -> str:
     mean, low, high = (metric.write(change[name], signed=True) for name in ("mean", "low", "high"))
     return f"{mean} ({low} to {high})"
-
-
-def _verdict(metric: Metric, change: dict[str, float]) -> str:
-    """Whether tuned is better than the system of the column; empty where no difference is shown, or none is better."""
-    if change["low"] <= 0 <= change["high"] or not metric.better:
-        return ""
-    return "better" if (change["low"] > 0) == (metric.better == "higher") else "worse"
 
 
 def _speed(name: str, speed: dict[str, Any]) -> dict[str, str]:

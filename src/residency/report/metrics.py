@@ -28,6 +28,12 @@ class Metric:
             text, unit = f"{value:{sign}.{DIGITS[self.form]}f}", ""
         return (text if float(text) else text.lstrip("+-")) + unit  # no difference has no sign
 
+    def verdict(self, difference: dict[str, float]) -> str:
+        """better or worse; empty where the interval holds zero, or where neither is better."""
+        if not self.better or not shown(difference):
+            return ""
+        return "better" if (difference["low"] > 0) == (self.better == "higher") else "worse"
+
 
 DIGITS = {"number": 1, "nats": 3, "ratio": 2}
 
@@ -66,9 +72,14 @@ METRICS = (
 )
 
 
+def shown(difference: dict[str, float]) -> bool:
+    """Whether the interval of a difference, from `low` to `high`, leaves out zero."""
+    return not difference["low"] <= 0 <= difference["high"]
+
+
 def standing(evaluation: dict[str, Any], key: str) -> str:
     """What Holm's correction says of a difference whose interval leaves out zero; empty where it has nothing to say."""
     found, difference = evaluation.get("significance", {}).get(key), evaluation["differences"][key]
-    if found is None or difference["low"] <= 0 <= difference["high"]:
+    if found is None or not shown(difference):
         return ""
     return "stands among all" if found["stands"] else "may be chance among so many"

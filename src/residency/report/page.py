@@ -5,27 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from residency.report import behaviour, faults, figures, forgotten, preferred, ranked
 from residency.report.against import against
-from residency.report.metrics import GROUPS, METRICS, Metric, standing
+from residency.report.metrics import GROUPS, METRICS, Metric, shown, standing
+from residency.report.template import template
 from residency.workspace import Run
 
 FIRST_ANSWERS = 6  # shown open; the rest unfolds
-
-PERSONAL = {
-    "email": "e-mail addresses",
-    "phone": "phone numbers",
-    "url": "web addresses that name somebody",
-    "national_id": "national identity numbers",
-    "credit_card": "card numbers",
-    "iban": "bank accounts (IBAN)",
-    "ip_address": "IP addresses",
-    "birth_date": "dates of birth",
-    "name": "people's names",
-}
 
 
 def report(run: Run) -> Path:
@@ -48,9 +36,9 @@ def report(run: Run) -> Path:
     answers = run.read_jsonl("evaluation/answers.jsonl", "evaluate") if content["evaluate"] else []
     pictures = _pictures(content, metrics)
     for name, picture in pictures.items():
-        run.write_text(f"figures/{name}.svg", _alone(picture))
+        run.write_text(f"figures/{name}.svg", figures.alone(picture))
     run.write_json("report.json", content)
-    page = _template().render(
+    page = template("page.html").render(
         **content,
         pictures={name: Markup(picture) for name, picture in pictures.items()},
         scores=score_rows(content["evaluate"]) if content["evaluate"] else [],
@@ -125,12 +113,12 @@ def verdicts(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     """The run in a few sentences, each with "good", "bad" or "open" before it."""
     base, tuned = evaluation["systems"]["base"], evaluation["systems"]["tuned"]
     nll = evaluation["differences"]["answer_nll"]
-    shown = _verdict(METRICS[0], nll)
+    found_of = _verdict(METRICS[0], nll)
     size = f"{abs(nll['mean']):.2f} nats a token (95% interval {abs(nll['high']):.2f} to {abs(nll['low']):.2f})"
     found = {
         "better": ("good", f"The tuned model foresees held-out answers better than the base, by {size}."),
         "worse": ("bad", f"The tuned model foresees held-out answers worse than the base, by {size}."),
-    }.get(shown, ("open", "No difference shown between base and tuned on the held-out answers."))
+    }.get(found_of, ("open", "No difference shown between base and tuned on the held-out answers."))
     stops, loops = 100 * tuned["stopped"], 100 * tuned["repetition"]
     return [
         found,
@@ -146,13 +134,10 @@ def verdicts(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _verdict(metric: Metric, difference: dict[str, float]) -> str:
-    low, high = difference["low"], difference["high"]
-    if low <= 0 <= high:
+    if not shown(difference):
         return "no difference shown"
-    if not metric.better:
-        more, less = ("longer", "shorter") if metric.key.startswith("length") else ("higher", "lower")
-        return more if low > 0 else less
-    return "better" if (low > 0) == (metric.better == "higher") else "worse"
+    more, less = ("longer", "shorter") if metric.key.startswith("length") else ("higher", "lower")
+    return metric.verdict(difference) or (more if difference["low"] > 0 else less)
 
 
 def _whisker(difference: dict[str, float]) -> dict[str, float]:
@@ -175,33 +160,5 @@ def _pictures(content: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[st
     return found
 
 
-def _alone(picture: str) -> str:
-    """A picture that brings its own colours, for use outside the page."""
-    colours = {"var(--line)": "#d5dbe1", "var(--tuned)": "#0b7285", "var(--base)": "#c2691a", "currentColor": "#1b2733"}
-    for variable, colour in colours.items():
-        picture = picture.replace(variable, colour)
-    return (
-        picture.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) if "xmlns=" not in picture else picture
-    )
-
-
 def _maybe(run: Run, name: str) -> Any:
     return run.read_json(name, "") if (run.folder / name).is_file() else None
-
-
-def _template(name: str = "page.html") -> Any:
-    environment = Environment(
-        loader=PackageLoader("residency.report", "."),
-        autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"thousands": lambda n: f"{n:,.0f}", "percent": lambda s: f"{100 * s:.0f}%", "clock": _clock}
-    environment.filters["personal"] = lambda kind: PERSONAL.get(kind, kind.replace("_", " "))
-    return environment.get_template(name)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -20,7 +20,7 @@ def picture(ratings: dict[str, Any]) -> str:
 
 def picture_alone(ratings: dict[str, Any]) -> str:
     """The picture as a file of its own, in the reader's light or dark."""
-    return figures.alone(picture(ratings))
+    return figures.light_and_dark(picture(ratings))
 
 
 def systems(ratings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from residency.report.metrics import METRICS, Metric
-from residency.report.page import _alone, _template
+from residency.report.template import template
 from residency.report.trade import Point, trade
 
 SHOWN = ("answer_nll", "rouge_l", "chrf", "stopped", "repetition")
@@ -17,7 +17,7 @@ EXAMPLES = 3
 def page(study: dict[str, Any], examples: list[dict[str, Any]]) -> str:
     """The page of what study.json holds; an example has question, row, reference, and `answers` by way."""
     return str(
-        _template("study.html").render(
+        template("study.html").render(
             study=study,
             rows=[_row(name, way) for name, way in study["ways"].items()],
             metrics=_metrics(),
@@ -46,11 +46,6 @@ def pictures(study: dict[str, Any]) -> dict[str, str]:
             salt="answer",
         ),
     }
-
-
-def alone(picture: str) -> str:
-    """A picture with colours of its own, for use outside the page."""
-    return _alone(picture)
 
 
 def markdown(study: dict[str, Any]) -> str:
@@ -118,6 +113,5 @@ def _score(metric: Metric, way: dict[str, Any]) -> dict[str, str]:
         change = less[metric.key]
         low, high = metric.write(change["low"], True), metric.write(change["high"], True)
         found["less"] = f"{metric.write(change['mean'], True)} ({low} to {high})"
-        if change["low"] > 0 or change["high"] < 0:
-            found["verdict"] = "better" if (change["low"] > 0) == (metric.better == "higher") else "worse"
+        found["verdict"] = metric.verdict(change)
     return found

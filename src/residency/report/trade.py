@@ -14,7 +14,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from residency.report.figures import _STYLE, BASE, INK, TUNED, _svg
+from residency.report.figures import BASE, INK, STYLE, TUNED, svg
 
 SIZE = (5.4, 3.9)  # inches
 NEAR_ZERO = 0.1  # seconds up to which the axis is linear, so that nothing has a place of its own
@@ -38,8 +38,8 @@ class Point:
 
 def trade(points: Sequence[Point], cost: str, quality: str, *, from_nothing: bool, salt: str) -> str:
     """The picture as SVG; `from_nothing` draws the costs on a logarithmic axis that has a zero."""
-    with mpl.rc_context(_STYLE):
-        return _svg(draw(points, cost, quality, from_nothing=from_nothing)[0], salt)
+    with mpl.rc_context(STYLE):
+        return svg(draw(points, cost, quality, from_nothing=from_nothing)[0], salt)
 
 
 def draw(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from residency import jsonl
 from residency.data.synthesise.model import Ask
 
 
@@ -20,7 +20,7 @@ class Replies:
     def __init__(self, file: Path, who: str, public: Callable[[str], str] = str) -> None:
         self.file, self.who, self.public = file, who, public
         self.lock = threading.Lock()  # an endpoint's replies come from several threads
-        self.known = dict(_lines(file))
+        self.known = {row["prompt"]: str(row["reply"]) for row in jsonl.rows(file) if {"prompt", "reply"} <= row.keys()}
 
     def keep(self, prompt: str, reply: str) -> None:
         """Remember a reply, on the disk as well."""
@@ -29,9 +29,7 @@ class Replies:
             if key in self.known:
                 return
             self.known[key] = reply
-            with self.file.open("a", encoding="utf-8") as file:
-                # A line of its own, also after one that a kill cut short.
-                file.write("\n" + json.dumps({"prompt": key, "reply": self.public(reply)}, ensure_ascii=False) + "\n")
+            jsonl.add(self.file, {"prompt": key, "reply": self.public(reply)})
 
     def first(self, ask: Ask) -> Ask:
         """`ask` for the prompts alone that have no reply yet."""
@@ -46,15 +44,3 @@ class Replies:
 
     def _key(self, prompt: str) -> str:
         return hashlib.sha256(f"{self.who}\n{prompt}".encode()).hexdigest()
-
-
-def _lines(file: Path) -> list[tuple[str, str]]:
-    """What an earlier try left; lines that it was stopped in, or that are something else, are passed over."""
-    found = []
-    for line in file.read_bytes().split(b"\n") if file.is_file() else []:
-        try:
-            row = json.loads(line)
-            found.append((str(row["prompt"]), str(row["reply"])))
-        except (ValueError, LookupError, TypeError):
-            continue
-    return found

@@ -91,12 +91,7 @@ def behaviour(
 
 def decoding_of(run: Run) -> Decoding:
     """The decoding that lies in the run's model: what the evaluation chose, or plain greedy before that."""
-    config = run.read_json("model/generation_config.json", "train")
-    return Decoding(
-        "the model's own",
-        repetition_penalty=config.get("repetition_penalty") or 1.0,
-        no_repeat_ngram_size=config.get("no_repeat_ngram_size") or 0,
-    )
+    return Decoding("the model's own", **run.chosen_decoding())
 
 
 def _asked(

@@ -2,13 +2,14 @@
 
 from residency.evaluate.faults.causes import gather
 from residency.evaluate.faults.change import change
-from residency.evaluate.faults.find import ANSWERS, chosen, find, read, stock_sentences, with_sentences
+from residency.evaluate.faults.find import ANSWERS, chosen, find, read, with_sentences
 from residency.evaluate.faults.fixed import ENDING, renamed, written
 from residency.evaluate.faults.nearest import Nearest
 from residency.evaluate.faults.remedies import together
 from residency.evaluate.faults.report import summary
 from residency.evaluate.faults.rules import CATEGORIES
 from residency.evaluate.faults.told import fixed, told
+from residency.evaluate.scores.values import stock_sentences
 
 __all__ = [
     "ANSWERS",

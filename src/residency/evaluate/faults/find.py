@@ -22,12 +22,12 @@ from residency.evaluate.faults.cases import Case, Known, Weights, words
 from residency.evaluate.faults.causes import Evidence, spread
 from residency.evaluate.faults.kinds import kind_of
 from residency.evaluate.faults.rules import CATEGORIES, Category, found
+from residency.evaluate.scores.values import stock_sentences
 from residency.progress import Progress, Silent
 from residency.prompts import QUESTION_ANSWER
 from residency.workspace import Dialogue, Run, systems_in
 
 ANSWERS = "evaluation/answers.jsonl"
-BOILERPLATE_SHARE = 0.02  # sentences in fewer training answers than this are not called boilerplate
 MARK = 6  # characters of a template's line that is looked for in answers, at least
 PEOPLE = "reference"  # the name under which people's own answers go through the same rules
 
@@ -121,12 +121,6 @@ def systems_of(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     if not names:
         raise UserError(f"{ANSWERS}: no answers", "a run that `residency evaluate` has been through")
     return names
-
-
-def stock_sentences(run: Run) -> list[str]:
-    """The sentences that 2% or more of a run's training answers have."""
-    data = run.read_json("data/report.json", "prepare")
-    return [item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE]
 
 
 def known_of(run: Run, training: Sequence[Dialogue], boilerplate: Sequence[str] = ()) -> Known:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from residency import jsonl
 from residency.endpoint import Endpoint
 from residency.evaluate.faults.rules import CATEGORIES
 
@@ -38,7 +39,8 @@ class Judge:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._known = dict(_lines(self.file))
+        rows = jsonl.rows(self.file)
+        self._known = {row["prompt"]: str(row["reply"]) for row in rows if {"prompt", "reply"} <= row.keys()}
 
     def verdicts(
         self, prompts: list[str], tell: Callable[[int, int], None] = lambda done, total: None
@@ -56,10 +58,9 @@ class Judge:
 
     def _keep(self, prompt: str, reply: str) -> None:
         row = {"prompt": self._key(prompt), "judge": self._who, "reply": reply}
-        with self._lock, self.file.open("a", encoding="utf-8") as file:  # replies come from several threads
+        with self._lock:  # replies come from several threads
             self._known[row["prompt"]] = reply
-            # A line of its own, also after one that a kill cut short.
-            file.write("\n" + json.dumps(row, ensure_ascii=False) + "\n")
+            jsonl.add(self.file, row)
 
     @property
     def _who(self) -> str:
@@ -97,13 +98,3 @@ def _split(text: str, names: tuple[str, ...]) -> list[str]:
         head, _, tail = pieces[-1].partition("{" + name + "}")
         pieces[-1:] = [head, name, tail]
     return pieces
-
-
-def _lines(file: Path) -> Iterable[tuple[str, str]]:
-    """What an earlier try left; lines that it was stopped in, or that are something else, are passed over."""
-    for line in file.read_bytes().split(b"\n") if file.is_file() else []:
-        try:
-            row = json.loads(line)
-            yield str(row["prompt"]), str(row["reply"])
-        except (ValueError, LookupError, TypeError):
-            continue

@@ -60,13 +60,22 @@ class Facts:
         Raises:
             UserError: the run was not prepared.
         """
-        data = run.read_json("data/report.json", "prepare")
         return cls(
-            boilerplate=[item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE],
+            boilerplate=stock_sentences(run),
             training=lambda: (dialogue.answer for dialogue in run.dialogues("train")),
             similarity=embeddings.available(),
             english=language_of([test.reference for test in tests[:REFERENCES]]) == "en",
         )
+
+
+def stock_sentences(run: Run) -> list[str]:
+    """The sentences that 2% or more of a run's training answers have.
+
+    Raises:
+        UserError: the run was not prepared.
+    """
+    data = run.read_json("data/report.json", "prepare")
+    return [item["text"] for item in data["boilerplate"] if item["share"] >= BOILERPLATE_SHARE]
 
 
 def values(answers: Sequence[Said], tests: Sequence[Asked], facts: Facts) -> dict[str, list[float]]:
