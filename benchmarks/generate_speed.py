@@ -103,16 +103,18 @@ def batched(job: Job, dtype: Any, batch: int) -> Callable[[list[list[int]], int]
 
 
 def residency(job: Job, dtype: Any) -> Callable[[list[list[int]], int], list[list[int]]]:
-    from residency.evaluate.answers import decode
+    from residency.decoding.choosing import Choosing
+    from residency.decoding.tried import body
+    from residency.evaluate.answers.decode import Decoder
 
     model = loaded(dtype)
 
     def answers(prompts: list[list[int]], limit: int) -> list[list[int]]:
         found: dict[int, list[int]] = {}
-        decode.Decoder(
-            decode.body(model, max(prompts, key=len)),
+        Decoder(
+            body(model, max(prompts, key=len)),
             prompts,
-            decode.Choosing(),
+            Choosing(),
             stops=job.stops,
             limit=limit,
             most=BATCH,

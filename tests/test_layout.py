@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment", "jsonl"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings"}
+STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings", "decoding"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -34,6 +34,8 @@ ALLOWED = {
     "virtual": set(),
     "languages": set(),
     "guard": {"errors", "recipe"},
+    "conversation": {"errors", "prompts"},
+    "decoding": MIDDLE | {"models"},
     "models": MIDDLE | {"virtual"},
     "endpoint": {"errors", "sections"},
     "data": MIDDLE | {"endpoint", "languages"},
@@ -46,20 +48,23 @@ ALLOWED = {
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
-    "chat": STAGE | {"guard"},
     "notebook": MIDDLE | {"data", "train", "evaluate", "report"},
+    "chat": STAGE | {"conversation", "guard"},
+    "serve": STAGE | {"conversation", "guard"},
     "export": STAGE,
     "checkup": {"environment", "models"},
     "cli": {
         "assessments",
         "chat",
         "checkup",
+        "endpoint",
         "errors",
         "export",
         "guard",
         "models",
         "pipeline",
         "recipe",
+        "serve",
         "tables",
         "terminal",
         "workspace",

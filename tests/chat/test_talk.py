@@ -13,8 +13,8 @@ from transformers import GenerationConfig
 
 from residency import models, pipeline
 from residency.chat import speaker, talk
-from residency.chat.conversation import Conversation
 from residency.chat.lines import questions
+from residency.conversation import Conversation
 from residency.errors import UserError
 from residency.guard import Notice
 from residency.prompts import Before

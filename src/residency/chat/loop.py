@@ -10,8 +10,8 @@ from pathlib import Path
 
 from residency import models
 from residency.chat import speaker
-from residency.chat.conversation import Conversation
 from residency.chat.speaker import Speaker
+from residency.conversation import Conversation
 from residency.errors import UserError, nearest
 from residency.guard import Guard, Notice
 from residency.progress import Progress, Silent

@@ -11,6 +11,8 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import TextStreamer
 
 from residency import models
+from residency.decoding import chosen
+from residency.decoding.chosen import Chosen
 from residency.prompts import NOTHING, Before, Prompt
 from residency.workspace import Run
 
@@ -69,27 +71,21 @@ def tuned(run: Run, prompt: Prompt) -> Speaker:
     Raises:
         UserError: the run was not trained.
     """
-    model: Any = models.load_tuned(run.need("model", "train"), models.fast_dtype()).to(models.device())  # type: ignore[arg-type]
-    return _speaker("tuned", model, prompt, run)
+    return _speaker(chosen.tuned(run, prompt))
 
 
 def base(run: Run, prompt: Prompt) -> Speaker:
     """The model that the run began with, under the same decoding."""
-    model: Any = models.load_base(run.recipe.model, models.fast_dtype()).to(models.device())  # type: ignore[arg-type]
-    return _speaker("base", model, prompt, run)
+    return _speaker(chosen.base(run, prompt))
 
 
-def _speaker(name: str, model: Any, prompt: Prompt, run: Run) -> Speaker:
-    decoding = GenerationConfig(
-        do_sample=False,
-        eos_token_id=prompt.stop_ids,
-        pad_token_id=prompt.tokenizer.pad_token_id or 0,
-        **run.chosen_decoding(),
-    )
-    # What a generation config leaves open is taken from the model's own, which would be a decoding that nobody chose.
-    model.generation_config = GenerationConfig()
-    longest = getattr(model.config, "max_position_embeddings", None) or run.recipe.model.max_length
-    return Speaker(name, model, prompt, decoding, min(longest, run.recipe.model.max_length))
+def _speaker(found: Chosen) -> Speaker:
+    own = {
+        "repetition_penalty": found.choosing.repetition_penalty,
+        "no_repeat_ngram_size": found.choosing.no_repeat_ngram_size,
+    }
+    decoding = GenerationConfig(do_sample=False, eos_token_id=found.prompt.stop_ids, pad_token_id=found.pad_id, **own)
+    return Speaker(found.name, found.model, found.prompt, decoding, found.window)
 
 
 class _Pieces(TextStreamer):

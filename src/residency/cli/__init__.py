@@ -11,6 +11,7 @@ from residency.cli import faults as faults  # isort: skip
 from residency.cli import study as study  # isort: skip
 from residency.cli import behaviour as behaviour  # isort: skip
 from residency.cli import chat as chat  # isort: skip
+from residency.cli import serve as serve  # isort: skip
 from residency.cli import help as help  # isort: skip
 from residency.cli import export as export  # isort: skip
 from residency.cli.app import app, main

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 Patterns = Sequence[re.Pattern[str]]
 
+NEAR = 250  # characters before and after a sign that say how it is told; a sentence may be of any length
+
 _SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+")
 _OR = re.compile(r"^,? ?(?:or|nor)\b|\b(?:or|nor) (?:\w+ ){0,2}$")
 
@@ -58,10 +60,11 @@ class Told:
         return any(self._is_there(match) for match in matches)
 
     def _is_there(self, match: re.Match[str]) -> bool:
-        before, after = match.string[: match.start()], match.string[match.end() :]
+        start, end = match.span()
+        before, after = match.string[max(start - NEAR, 0) : start], match.string[end : end + NEAR]
         if found(self.supposed, before):
             return False
-        if found(self.caused, before) and not found(self.people, match.string[match.start() :]):
+        if found(self.caused, before) and not found(self.people, match.string[start : end + NEAR]):
             return False
         denied = found(self.denied, self._clause(before, after)) or self._denies_within(match)
         return not denied or found(self.undenied, after)

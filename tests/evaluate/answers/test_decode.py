@@ -23,8 +23,10 @@ from transformers import (
 )
 
 from residency import virtual
-from residency.evaluate.answers import decode
-from residency.evaluate.answers.decode import Choosing, Decoder, Ended, Unfit
+from residency.decoding.body import Unfit
+from residency.decoding.choosing import Choosing
+from residency.decoding.tried import body
+from residency.evaluate.answers.decode import Decoder, Ended
 
 LIMIT = 12
 SIZE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -92,8 +94,8 @@ def alone(model: Any, ids: list[int], choosing: Choosing) -> list[int]:
 
 def together(model: Any, asked: list[list[int]], choosing: Choosing, most: int, **more: Any) -> dict[int, Ended]:
     found: dict[int, Ended] = {}
-    body = decode.body(model, max(asked, key=len))
-    Decoder(body, asked, choosing, stops=STOPS, limit=LIMIT, most=most, heard=found.__setitem__, **more).run()
+    fits = body(model, max(asked, key=len))
+    Decoder(fits, asked, choosing, stops=STOPS, limit=LIMIT, most=most, heard=found.__setitem__, **more).run()
     return found
 
 
@@ -130,11 +132,11 @@ def test_what_all_prompts_begin_with_goes_through_the_model_once() -> None:
     model = make(CONFIGS["llama"])
     seen: list[int] = []
     asked = prompts(3, 4, 5, 6, common=40)
-    body = decode.body(model, asked[0])
+    fits = body(model, asked[0])
     hook = model.get_input_embeddings().register_forward_pre_hook(
         lambda _module, inputs: seen.append(inputs[0].numel())
     )
-    Decoder(body, asked, Choosing(), stops=(), limit=1, most=4).run()
+    Decoder(fits, asked, Choosing(), stops=(), limit=1, most=4).run()
     hook.remove()
     assert seen == [40, 4 * 6]
 
@@ -143,9 +145,9 @@ def test_an_answer_is_heard_as_soon_as_it_has_ended_and_progress_ends_at_the_tot
     model, asked = make(CONFIGS["llama"]), prompts(*range(1, 30))
     told: list[tuple[int, int]] = []
     heard: list[tuple[int, int]] = []
-    body = decode.body(model, asked[-1])
+    fits = body(model, asked[-1])
     Decoder(
-        body,
+        fits,
         asked,
         Choosing(),
         stops=STOPS,
@@ -213,13 +215,13 @@ UNFIT = {
 @pytest.mark.parametrize("config", UNFIT.values(), ids=UNFIT)
 def test_a_model_of_another_kind_is_told_from_those_that_fit(config: Any) -> None:
     with pytest.raises(Unfit):
-        decode.body(make(config), list(range(20)))
+        body(make(config), list(range(20)))
 
 
 def test_learnt_embeddings_before_the_prompt_are_left_to_transformers() -> None:
     model = virtual.put_before(make(CONFIGS["llama"]), torch.zeros(3, 32))
     with pytest.raises(Unfit, match="learnt embeddings"):
-        decode.body(model, list(range(20)))
+        body(model, list(range(20)))
 
 
 def test_a_model_whose_step_gives_other_logits_than_a_plain_pass_is_refused() -> None:
@@ -232,4 +234,4 @@ def test_a_model_whose_step_gives_other_logits_than_a_plain_pass_is_refused() ->
         with_kwargs=True,
     )
     with pytest.raises(Unfit, match="standard deviations"):
-        decode.body(model, list(range(20)))
+        body(model, list(range(20)))

@@ -14,6 +14,9 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from residency.batches import collate, cut
+from residency.decoding.body import Unfit
+from residency.decoding.choosing import Choosing
+from residency.decoding.tried import body
 from residency.evaluate.answers import decode
 from residency.loss import token_losses
 from residency.prompts import Example, Prompt
@@ -103,7 +106,7 @@ def answer(
         job = _Job(prompts, decoding, frozenset(prompt.stop_ids), max_new_tokens, batch, end, tell)
         try:
             _decode(model, job)
-        except decode.Unfit as reason:
+        except Unfit as reason:
             if model not in _told:
                 _told.add(model)
                 say(f"Answers come by transformers' generate, which is slower: {reason}")
@@ -130,11 +133,11 @@ class _Job:
 def _decode(model: Any, job: _Job) -> None:
     """Our own way; nothing has been told or heard where it raises Unfit."""
     if not all(job.prompts):
-        raise decode.Unfit("a prompt without a token")
-    choosing = decode.Choosing(job.decoding.repetition_penalty, job.decoding.no_repeat_ngram_size)
-    body = decode.body(model, max(job.prompts, key=len))
+        raise Unfit("a prompt without a token")
+    choosing = Choosing(job.decoding.repetition_penalty, job.decoding.no_repeat_ngram_size)
+    found = body(model, max(job.prompts, key=len))
     decode.Decoder(
-        body,
+        found,
         job.prompts,
         choosing,
         stops=job.stops,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,14 @@ from residency.errors import UserError
 from residency.prompts import Before, Prompt
 
 ANSWER_SHARE = 0.25  # of the window is kept free for the answer, at most
+
+
+class TooLong(UserError):
+    """A question that leaves no room for its answer, in tokens."""
+
+    def __init__(self, tokens: int, room: int) -> None:
+        super().__init__(f"this question has {tokens:,} tokens", f"at most {room:,}", "ask it in fewer words")
+        self.tokens, self.room = tokens, room
 
 
 @dataclass
@@ -32,15 +41,20 @@ class Conversation:
         """What may stand before a question so that its answer has room, and how many of the oldest turns leave for it.
 
         Raises:
-            UserError: the question alone is too long.
+            TooLong: the question alone is too long.
         """
         room = window - min(max_new_tokens, max(1, int(ANSWER_SHARE * window)))
-        for left in range(len(self.turns) + 1):
-            found = Before(self.system, tuple(self.turns[left:]))
-            if len(prompt.prompt_ids(question, found)) <= room:
-                return found, left
-        alone = len(prompt.prompt_ids(question, Before(self.system)))
-        raise UserError(f"this question has {alone:,} tokens", f"at most {room:,}", "ask it in fewer words")
+
+        def without(left: int) -> Before:
+            return Before(self.system, tuple(self.turns[left:]))
+
+        def tokens(left: int) -> int:
+            return len(prompt.prompt_ids(question, without(left)))
+
+        if (alone := tokens(len(self.turns))) > room:
+            raise TooLong(alone, room)
+        left = bisect_left(range(len(self.turns)), True, key=lambda left: tokens(left) <= room)
+        return without(left), left
 
     def messages(self) -> list[dict[str, Any]]:
         """The whole of it in OpenAI's form, which `residency init --data` reads; an answer's notices under `guard`."""

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from residency import environment
-from residency.evaluate.answers.packed import computes_bf16, packed
+from residency.decoding.packed import computes_bf16, packed
 
 pytestmark = pytest.mark.skipif(not computes_bf16(), reason="oneDNN has no bf16 on this processor")
 

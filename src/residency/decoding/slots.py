@@ -117,3 +117,10 @@ class Slots(Cache):
         for layer in self.held:
             layer.keys[slot, :, :length] = layer.keys[source, :, :length]
             layer.values[slot, :, :length] = layer.values[source, :, :length]
+
+    def wipe(self, slot: int) -> None:
+        """Zero all that a slot holds."""
+        for layer in self.held:
+            if layer.is_initialized:
+                layer.keys[slot, :, : layer.clean] = 0
+                layer.values[slot, :, : layer.clean] = 0

@@ -1,0 +1,54 @@
+"""The command that serves a run's model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from residency.cli.app import Debug, RunFolder, app, session
+
+
+@app.command()
+def serve(
+    run: RunFolder,
+    compare: Annotated[bool, typer.Option("--compare", help="The base model too, under the name base.")] = False,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; others than this machine's need a token.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes any that is free.")] = 8080,
+    token_env: Annotated[
+        str | None, typer.Option("--token-env", help="Environment variable with the token that clients send.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="A name that the server goes by, besides localhost.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Answers at once, a model.")] = 16,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Answers that may wait; more get 503.")] = 64,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds that an answer may take.")] = 300,
+    drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds that running answers get at the end.")] = 30,
+    debug: Debug = False,
+) -> None:
+    """Serve a run's model over HTTP, as OpenAI's API does."""
+    with session(debug) as terminal:
+        from residency.endpoint import key
+        from residency.serve import serve
+
+        def ready(address: str) -> None:
+            terminal.say(f"{run}: Ctrl-C stops it. Clients find it at")
+            print(f"{address}/v1", flush=True)
+
+        serve(
+            run,
+            host=host,
+            port=port,
+            token=key(token_env, "--token-env") if token_env else None,
+            hosts=tuple(allow_host or ()),
+            rows=concurrency,
+            queue=queue,
+            seconds=timeout,
+            drain=drain,
+            compare=compare,
+            progress=terminal,
+            ready=ready,
+        )

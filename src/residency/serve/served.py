@@ -1,0 +1,131 @@
+"""The models that a server has, and the run that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from residency import environment, models
+from residency.decoding import chosen, tried
+from residency.decoding.body import Unfit
+from residency.decoding.chosen import Chosen
+from residency.guard import Guard
+from residency.serve.cores import Apart, Core, Together
+from residency.serve.engine import Engine, Worker
+from residency.serve.metrics import Meter
+from residency.serve.refused import Refused
+from residency.serve.settings import Settings
+from residency.workspace import Run
+
+MEMORY = 0.5  # of what is free may go to the keys and values of all answers
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model under the name that clients ask for."""
+
+    name: str
+    model: Chosen
+    engine: Engine
+    meter: Meter
+    created: int  # seconds since 1970
+    limit: int  # tokens of an answer where a client says nothing
+    guard: Guard | None = None
+
+    def described(self) -> dict[str, object]:
+        """The model in OpenAI's form, with what it is to the run."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "residency",
+            "residency": {"role": self.model.name, "window": self.model.window, "max_tokens": self.limit},
+        }
+
+
+@dataclass(frozen=True)
+class Service:
+    """Models by their names, and the thread in which they answer."""
+
+    models: dict[str, Served]
+    worker: Worker
+    meter: Meter
+
+    def model(self, name: str) -> Served:
+        """The model of a name.
+
+        Raises:
+            Refused: there is none.
+        """
+        if name not in self.models:
+            there = " and ".join(self.models)
+            raise Refused(404, f"There is no model {name[:100]!r} here, but {there}.", "model_not_found", "model")
+        return self.models[name]
+
+
+def load(run: Run, settings: Settings, *, compare: bool, say: Callable[[str], None]) -> Service:
+    """The run's tuned model under the recipe's name and, with `compare`, its base under `base`, ready to answer.
+
+    Raises:
+        UserError: the run was not trained, its models can't be loaded, or the rules of its guard are wrong.
+    """
+    environment.keep_freed_memory()
+    guard = Guard.of(run.recipe)
+    prompt = models.load_prompt(run.recipe)
+    found = {run.recipe.name: chosen.tuned(run, prompt)}
+    if compare:
+        found["base" if run.recipe.name != "base" else "base-model"] = chosen.base(run, prompt)
+    created = int((run.folder / "model").stat().st_mtime)
+    limit = run.recipe.evaluate.max_new_tokens
+    return service_of(found, settings, limit=limit, say=say, created=created, guard=guard)
+
+
+def service_of(
+    found: dict[str, Chosen],
+    settings: Settings,
+    *,
+    limit: int,
+    say: Callable[[str], None],
+    created: int = 0,
+    guard: Guard | None = None,
+) -> Service:
+    """Models by the names that clients ask for; an answer has at most `limit` tokens where a client says nothing."""
+    meter = Meter()
+    served = {}
+    for name, model in found.items():
+        engine = Engine(_core(name, model, settings, say), settings.queue)
+        meter.watch(name, engine)
+        served[name] = Served(name, model, engine, meter, created, limit, guard)
+    return Service(served, Worker([one.engine for one in served.values()]), meter)
+
+
+def _core(name: str, model: Chosen, settings: Settings, say: Callable[[str], None]) -> Core:
+    """Answers side by side where the model is fit for that, as many as the memory holds."""
+    first, second = model.prompt.prompt_ids("How are you?"), model.prompt.prompt_ids("Why is that so?")
+    try:
+        body = tried.body(model.model, first * (1 + tried.PROBE // len(first)))
+    except Unfit as reason:
+        say(f"{name} answers one request at a time, by transformers' generate: {reason}")
+        return Apart(model)
+    rows = _rows(model, settings.rows)
+    if rows < settings.rows:
+        say(f"{name}: {rows} answers side by side and not {settings.rows}, for which the memory is short")
+    same = next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
+    return Together(body, model, rows, first[:same])
+
+
+def _rows(model: Chosen, wanted: int) -> int:
+    """How many answers' keys and values fit into the memory, each as long as the window."""
+    config = model.model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * config.num_hidden_layers * heads * size * model.window * model.model.dtype.itemsize
+    return max(1, min(wanted, int(MEMORY * _free(model) // row)))
+
+
+def _free(model: Chosen) -> int:
+    import torch
+
+    if model.model.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(model.model.device)[0])
+    return environment.available_memory()
