@@ -282,7 +282,7 @@ def ask(folder: Path, questions: Sequence[str], progress: Progress | None = None
 
     opened = Run.open(folder)
     recipe = opened.recipe
-    return evaluation.ask(recipe, opened, load_prompt(recipe, progress), questions, progress)
+    return evaluation.replies(recipe, opened, load_prompt(recipe, progress), questions, progress)
 
 
 def report(folder: Path, progress: Progress | None = None) -> Path:

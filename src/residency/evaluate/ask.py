@@ -18,7 +18,7 @@ from residency.workspace import Run
 Ask = Callable[[list[str]], list[str]]
 
 
-def ask(
+def replies(
     recipe: Recipe, run: Run, prompt: Prompt, questions: Sequence[str], progress: Progress | None = None
 ) -> list[dict[str, str]]:
     """Each question with the answers of base and tuned, under the decoding that lies in the run's model.
