@@ -33,6 +33,7 @@ ALLOWED = {
     "loss": {"batches"},
     "virtual": set(),
     "languages": set(),
+    "guard": {"errors", "recipe"},
     "conversation": {"errors", "prompts"},
     "decoding": MIDDLE | {"models"},
     "models": MIDDLE | {"virtual"},
@@ -43,12 +44,13 @@ ALLOWED = {
     "ranking": MIDDLE,
     "forecast": GROUND | {"batches"},
     "train": STAGE | {"forecast"},
-    "evaluate": STAGE | {"languages"},
+    "evaluate": STAGE | {"languages", "guard"},
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
-    "chat": STAGE | {"conversation"},
-    "serve": STAGE | {"conversation", "ranking", "report"},
+    "notebook": MIDDLE | {"data", "train", "evaluate", "report"},
+    "chat": STAGE | {"conversation", "guard"},
+    "serve": STAGE | {"conversation", "guard", "ranking", "report"},
     "export": STAGE,
     "checkup": {"environment", "models"},
     "cli": {
@@ -58,6 +60,7 @@ ALLOWED = {
         "endpoint",
         "errors",
         "export",
+        "guard",
         "models",
         "pipeline",
         "recipe",
@@ -67,7 +70,7 @@ ALLOWED = {
         "workspace",
     },
     "__main__": {"cli"},
-    "__init__": {"errors", "recipe", "workspace", "pipeline"},
+    "__init__": {"errors", "recipe", "workspace", "pipeline", "notebook"},
 }
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60

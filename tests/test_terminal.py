@@ -76,3 +76,12 @@ def test_a_long_curve_is_drawn_in_the_width_that_there_is() -> None:
 def test_a_terminal_without_block_signs_gets_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     assert plot([4.0, 2.0], height=2).isascii()
+
+
+def test_a_notice_is_marked_where_there_is_no_colour_and_bright_where_it_is_urgent() -> None:
+    terminal, output = shown(terminal=False)
+    terminal.notice("Call [now].", urgent=True)
+    assert output.getvalue() == "[!] Call [now].\n"
+    terminal, output = shown(terminal=True)
+    terminal.notice("Call now.", urgent=True)
+    assert "\x1b[1;33m[!] Call now." in output.getvalue()

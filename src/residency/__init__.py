@@ -15,12 +15,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from residency import pipeline
+    from residency import notebook, pipeline
     from residency.errors import Interrupted, UserError
     from residency.recipe import Recipe
     from residency.workspace import Run
 
-__all__ = ["Interrupted", "Recipe", "Run", "UserError", "pipeline"]
+__all__ = ["Interrupted", "Recipe", "Run", "UserError", "notebook", "pipeline"]
 
 _HOMES = {"Interrupted": "errors", "UserError": "errors", "Recipe": "recipe", "Run": "workspace"}
 
@@ -28,6 +28,6 @@ _HOMES = {"Interrupted": "errors", "UserError": "errors", "Recipe": "recipe", "R
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"residency.{_HOMES[name]}"), name)
-    if name == "pipeline":
-        return import_module("residency.pipeline")
+    if name in ("notebook", "pipeline"):
+        return import_module(f"residency.{name}")
     raise AttributeError(f"module 'residency' has no attribute {name!r}")

@@ -9,7 +9,10 @@ from typing import Any
 from residency.recipe import Recipe
 
 # How a step is cut into micro-batches and who watches it leave the model as it is, but for rounding.
-UNIMPORTANT: dict[str, Any] = {"name": True, "evaluate": True, "study": True, "train": {"trackers", "tokens_per_batch"}}
+UNIMPORTANT: dict[str, Any] = {
+    **dict.fromkeys(("name", "evaluate", "study", "guard"), True),
+    "train": {"trackers", "tokens_per_batch"},
+}
 
 
 def important(recipe: Recipe) -> dict[str, Any]:

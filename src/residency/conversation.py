@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import Any
 
 from residency.errors import UserError
 from residency.prompts import Before, Prompt
@@ -21,10 +22,20 @@ class TooLong(UserError):
 
 @dataclass
 class Conversation:
-    """Questions and answers, oldest first, and the system message before them."""
+    """Questions and answers, oldest first, with the notices of each; and the system message before them."""
 
     system: str = ""
     turns: list[tuple[str, str]] = field(default_factory=list)
+    notices: list[list[dict[str, str]]] = field(default_factory=list)
+
+    def add(self, question: str, answer: str, notices: list[dict[str, str]]) -> None:
+        """One more turn, and what the guard said of it."""
+        self.turns.append((question, answer))
+        self.notices.append(notices)
+
+    def forget(self, count: int) -> None:
+        """The oldest turns leave."""
+        del self.turns[:count], self.notices[:count]
 
     def before(self, question: str, prompt: Prompt, window: int, max_new_tokens: int) -> tuple[Before, int]:
         """What may stand before a question so that its answer has room, and how many of the oldest turns leave for it.
@@ -45,9 +56,11 @@ class Conversation:
         left = bisect_left(range(len(self.turns)), True, key=lambda left: tokens(left) <= room)
         return without(left), left
 
-    def messages(self) -> list[dict[str, str]]:
-        """The whole of it in OpenAI's form, which `residency init --data` reads."""
-        found = [{"role": "system", "content": self.system}] if self.system else []
-        for question, answer in self.turns:
-            found += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    def messages(self) -> list[dict[str, Any]]:
+        """The whole of it in OpenAI's form, which `residency init --data` reads; an answer's notices under `guard`."""
+        found: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        for place, (question, answer) in enumerate(self.turns):
+            notices = self.notices[place] if place < len(self.notices) else []
+            noted = {"guard": notices} if notices else {}
+            found += [{"role": "user", "content": question}, {"role": "assistant", "content": answer} | noted]
         return found

@@ -21,6 +21,7 @@ from residency.workspace import Run, replacing
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from residency.data.look import Proposal
     from residency.evaluate import EvaluationReport
     from residency.prompts import Prompt
     from residency.train import Examples, Plan, Sweep, TrainReport
@@ -70,7 +71,6 @@ def init(name: str, source: str, file: Path, progress: Progress | None = None) -
         UserError: the file is there already, or the source can't be read.
     """
     from residency.commented import commented
-    from residency.data.look import look
 
     progress = progress or Silent()
     if file.exists():
@@ -85,6 +85,17 @@ def init(name: str, source: str, file: Path, progress: Progress | None = None) -
     with replacing(file) as temporary:
         temporary.write_text(commented(values), "utf-8")
     return file
+
+
+def look(source: str, given: Any = None) -> Proposal:
+    """What the columns of a source are taken for, and how long its rows are; `given` is a data frame in its place.
+
+    Raises:
+        UserError: the source can't be read, or has no column of text.
+    """
+    from residency.data.look import look as looked
+
+    return looked(source, given)
 
 
 def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, given: Any = None) -> dict[str, Any]:
@@ -146,11 +157,19 @@ def _planned(recipe: Recipe, folder: Path, scratch: Run, progress: Progress) -> 
         given = training.assumed(recipe)
         return given, [f"No tokenizer ({error.found}): {training.described(given)} are assumed."]
     made = Run(folder)
-    if not data.reusable(recipe, made):
+    if not data.reusable(recipe, made) and not _given(recipe, made):
         Run.create(scratch.folder, recipe)
         data.prepare(recipe, scratch, prompt)
         made = scratch
     return training.examples(recipe, made, prompt), []
+
+
+def _given(recipe: Recipe, made: Run) -> bool:
+    """Whether the run's data was given from Python under these settings: it is read from nowhere else."""
+    if not (made.folder / "data" / "report.json").is_file():
+        return False
+    report = made.read_json("data/report.json", "prepare")
+    return report.get("key", "") is None and not _prepared_otherwise(recipe, made)
 
 
 def train(
@@ -253,6 +272,19 @@ def evaluate(
     return found
 
 
+def ask(folder: Path, questions: Sequence[str], progress: Progress | None = None) -> list[dict[str, str]]:
+    """The answers of base and tuned to questions of one's own, under the run's decoding: question, base, tuned.
+
+    Raises:
+        UserError: the run was not trained.
+    """
+    from residency import evaluate as evaluation
+
+    opened = Run.open(folder)
+    recipe = opened.recipe
+    return evaluation.replies(recipe, opened, load_prompt(recipe, progress), questions, progress)
+
+
 def report(folder: Path, progress: Progress | None = None) -> Path:
     """One self-contained page of what the run holds so far; returns the path of `report.html`."""
     from residency import report as reporting
@@ -338,12 +370,18 @@ def _refuse_another(recipe: Recipe, folder: Path, fit: bool = False) -> None:
 
 
 def _refuse_other_data(recipe: Recipe, opened: Run) -> None:
-    was, now = (one.model_dump(mode="json", include=set(PREPARED_WITH)) for one in (opened.recipe, recipe))
-    changed = [section for section in PREPARED_WITH if was[section] != now[section]]
+    changed = _prepared_otherwise(recipe, opened)
     if changed:
+        was, now = (one.model_dump(mode="json", include=set(changed)) for one in (opened.recipe, recipe))
         raise UserError(
             f"run folder {opened.folder}: its data was prepared with other settings under {' and '.join(changed)} "
             f"({listed(changes(was, now), 6)})",
             "the same recipe",
             "run `residency prepare` again, or use --out",
         )
+
+
+def _prepared_otherwise(recipe: Recipe, opened: Run) -> list[str]:
+    """The sections that decide what the data is, as far as they are others than those it was prepared with."""
+    was, now = (one.model_dump(mode="json", include=set(PREPARED_WITH)) for one in (opened.recipe, recipe))
+    return [section for section in PREPARED_WITH if was[section] != now[section]]

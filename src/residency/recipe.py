@@ -18,6 +18,7 @@ from residency.errors import UserError, listed, nearest
 from residency.sections import (
     DpoSection,
     FreezeSection,
+    GuardSection,
     Ia3Section,
     LoraSection,
     PromptTuningSection,
@@ -234,6 +235,7 @@ class Recipe(Section):
     train: TrainSection = Field(default_factory=TrainSection)
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     study: StudySection = Field(default_factory=StudySection)
+    guard: GuardSection = Field(default_factory=GuardSection)
 
     @model_validator(mode="after")
     def _dpo_holds(self) -> Recipe:

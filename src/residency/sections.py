@@ -164,6 +164,16 @@ class StudySection(Section):
     )
 
 
+class GuardSection(Section):
+    """Notices beside the answers of `chat` and `serve`; none changes an answer."""
+
+    emergencies: bool = Field(False, description="where a question tells of a red flag: call the emergency number")
+    not_a_doctor: bool = Field(False, description="once a conversation: this is a program and no doctor")
+    role: bool = Field(False, description="where a question is not about health: say so and offer a redirect")
+    answers: bool = Field(False, description="where an answer names a dose with no caution or advises against care")
+    rules: str | None = Field(None, min_length=1, description="YAML file of your own rules, see docs/guard.md")
+
+
 def _is_web_address(text: str) -> bool:
     try:
         parts = urlsplit(text)

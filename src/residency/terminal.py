@@ -34,6 +34,11 @@ class Terminal:
         self._end()
         self.console.print(f"  {escape(text)}", soft_wrap=True)
 
+    def notice(self, text: str, *, urgent: bool = False) -> None:
+        """A line that stands apart from what is around it: bright where it is urgent, else dimmed."""
+        self._end()
+        self.console.print(f"[!] {text}", style="bold yellow" if urgent else "dim", markup=False, soft_wrap=True)
+
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Names and values under each other."""
         self._end()

@@ -16,6 +16,7 @@ from residency.chat import speaker, talk
 from residency.chat.lines import questions
 from residency.conversation import Conversation
 from residency.errors import UserError
+from residency.guard import Notice
 from residency.prompts import Before
 from residency.recipe import Recipe
 from residency.workspace import Run
@@ -150,3 +151,42 @@ def test_an_untrained_run_is_refused(small_recipe: dict[str, Any], tmp_path: Pat
     Run.create(tmp_path / "run", recipe)
     with pytest.raises(UserError, match="residency train"):
         sitting(tmp_path / "run", "A cough?")
+
+
+GUARDED = ("guard.emergencies=true", "guard.not_a_doctor=true", "guard.role=true")
+
+
+def test_the_guard_speaks_beside_the_answer_and_leaves_it_as_it_is(trained: Path) -> None:
+    plain, _, said = sitting(trained, "He can't breathe, what now?", "What is the capital of Peru?")
+    marked: list[Notice] = []
+    text, _, guarded = sitting(
+        trained,
+        "He can't breathe, what now?",
+        "What is the capital of Peru?",
+        overrides=GUARDED,
+        mark=marked.append,
+    )
+    assert (text, guarded.turns) == (plain, said.turns)
+    assert [notice.rule for notice in marked] == ["breathing", "not-a-doctor", "off-topic"]
+    assert [[one["rule"] for one in turn] for turn in guarded.notices] == [["breathing", "not-a-doctor"], ["off-topic"]]
+    assert said.notices == [[], []]
+
+
+def test_what_is_urgent_is_said_before_the_answer(trained: Path) -> None:
+    heard: list[str] = []
+    talk(trained, ["He can't breathe, what now?"], heard.append, heard.append, overrides=GUARDED[:1])
+    assert heard[0].startswith("[!] This may be an emergency")
+
+
+def test_a_saved_conversation_has_the_notices_and_is_read_as_data(trained: Path, tmp_path: Path) -> None:
+    sitting(trained, "He can't breathe, what now?", f"/save {tmp_path / 'talk.jsonl'}", overrides=GUARDED)
+    saved = json.loads((tmp_path / "talk.jsonl").read_text("utf-8"))
+    assert [notice["rule"] for notice in saved["messages"][1]["guard"]] == ["breathing", "not-a-doctor"]
+    assert pipeline.init("again", str(tmp_path / "talk.jsonl"), tmp_path / "again.yaml").is_file()
+    assert Recipe.load(tmp_path / "again.yaml").data.messages == "messages"
+
+
+def test_overrides_of_a_conversation_leave_the_run_as_it_is(trained: Path) -> None:
+    before = (trained / "recipe.yaml").read_text("utf-8")
+    sitting(trained, "A cough?", overrides=GUARDED)
+    assert (trained / "recipe.yaml").read_text("utf-8") == before

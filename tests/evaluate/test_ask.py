@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from residency import pipeline
+from residency.errors import UserError
 from residency.evaluate import asker
 from residency.progress import Silent
 from residency.prompts import Prompt
-from residency.recipe import ModelSection, PromptSection
+from residency.recipe import ModelSection, PromptSection, Recipe
 
 
 class Hears(Silent):
@@ -34,3 +38,17 @@ def test_each_prompt_has_the_reply_of_the_base_model_under_plain_greedy(llama_fo
         assert reply == Prompt.build(PromptSection(), tokenizer).decode(output[0, ids.shape[1] :].tolist())
     assert ask(prompts[:1]) == replies[:1]
     assert len([text for text in hears.said if str(llama_folder) in text]) == 1
+
+
+def test_questions_of_ones_own_are_answered_by_base_and_tuned(small_recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe = Recipe.parse(
+        small_recipe | {"train": {"method": "full", "max_steps": 12, "examples_per_step": 8, "learning_rate": 0.01}}
+    )
+    pipeline.prepare(recipe, tmp_path / "run")
+    with pytest.raises(UserError, match="residency train"):
+        pipeline.ask(tmp_path / "run", ["A cough?"])
+    pipeline.train(recipe, tmp_path / "run")
+    said = pipeline.ask(tmp_path / "run", ["A cough?", "A rash?"])
+    assert [one["question"] for one in said] == ["A cough?", "A rash?"]
+    assert all(set(one) == {"question", "base", "tuned"} for one in said)
+    assert said[0]["tuned"] and said[0]["base"] != said[0]["tuned"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from residency.chat import speaker
 from residency.chat.speaker import Speaker
 from residency.conversation import Conversation
 from residency.errors import UserError, nearest
+from residency.guard import Guard, Notice
 from residency.progress import Progress, Silent
-from residency.workspace import Run, replacing
+from residency.recipe import Recipe
+from residency.workspace import RECIPE, Run, replacing
 
 HELP = """\
 /reset          forget what was said
@@ -26,11 +28,12 @@ HELP = """\
 A line that ends in \\ goes on in the next; lines between two lines of \"\"\" are one question.
 Ctrl-C stops an answer."""
 COMMANDS = ("/reset", "/system", "/compare", "/save", "/help", "/exit", "/quit")
+MARK = "[!]"  # before a notice of the guard
 
 
 @dataclass
 class Talk:
-    """One sitting. `write` gets the answers' text, `note` lines about the conversation."""
+    """One sitting. `write` gets the answers' text, `note` lines about the conversation, `mark` the guard's notices."""
 
     run: Run
     speakers: list[Speaker]
@@ -39,6 +42,8 @@ class Talk:
     note: Callable[[str], None]
     compare: bool = False
     said: Conversation = field(default_factory=Conversation)
+    guard: Guard | None = None
+    mark: Callable[[Notice], None] = lambda notice: None
 
     def hear(self, text: str) -> bool:
         """Answer a question or obey a command; False where the conversation is over."""
@@ -55,12 +60,13 @@ class Talk:
         return True
 
     def _answer(self, question: str) -> None:
-        tuned = self.speakers[0]
+        tuned, first = self.speakers[0], not self.said.turns
         before, left = self.said.before(question, tuned.prompt, tuned.window, self.max_new_tokens)
         if left:
             turns = "turn leaves" if left == 1 else f"{left} turns leave"
             self.note(f"The oldest {turns} the conversation: {tuned.window:,} tokens are all the model can take in.")
-            del self.said.turns[:left]
+            self.said.forget(left)
+        shown = self._look(question, None, first, [])
         answers = []
         for one in self.speakers:
             if self.compare:
@@ -73,10 +79,19 @@ class Talk:
             answers.append(found.text)
             if found.ended == "stopped":
                 break
-        self.said.turns.append((question, answers[0]))
+        shown += self._look(question, answers[0], first, shown)
+        self.said.add(question, answers[0], [notice.entry() for notice in shown])
+
+    def _look(self, question: str, answer: str | None, first: bool, shown: list[Notice]) -> list[Notice]:
+        """The guard's notices that were not shown yet: of the question while its answer is waited for, then of both."""
+        found = self.guard.look(question, answer, first) if self.guard else []
+        new = [notice for notice in found if notice not in shown]
+        for notice in new:
+            self.mark(notice)
+        return new
 
     def _reset(self, rest: str) -> None:
-        self.said.turns.clear()
+        self.said.forget(len(self.said.turns))
         self.note("Forgotten.")
 
     def _system(self, rest: str) -> None:
@@ -120,22 +135,30 @@ def talk(
     write: Callable[[str], None],
     note: Callable[[str], None],
     *,
+    mark: Callable[[Notice], None] | None = None,
     compare: bool = False,
     max_new_tokens: int | None = None,
+    overrides: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Conversation:
     """Answer each of `lines` with the run's model; returns what was said.
+
+    `mark` gets the notices of the run's guard, which stand apart from the answers; without it they are notes.
+    `overrides` change the run's recipe for this conversation, such as `guard.role=true`.
 
     Ctrl-C stops an answer and not the conversation. A question that can't be answered, such as one that is too long, is
     said in a line, and the conversation goes on.
 
     Raises:
-        UserError: there is no such run, or it was not trained.
+        UserError: there is no such run, it was not trained, or the rules of its guard are wrong.
     """
     run = Run.open(folder)
-    prompt = models.load_prompt(run.recipe, progress or Silent())
-    limit = max_new_tokens or run.recipe.evaluate.max_new_tokens
-    talking = Talk(run, [speaker.tuned(run, prompt)], limit, write, note)
+    recipe = Recipe.load(run.folder / RECIPE, overrides)
+    guard = Guard.of(recipe)
+    prompt = models.load_prompt(recipe, progress or Silent())
+    limit = max_new_tokens or recipe.evaluate.max_new_tokens
+    talking = Talk(run, [speaker.tuned(run, prompt)], limit, write, note, guard=guard)
+    talking.mark = mark or (lambda notice: note(f"{MARK} {notice.notice}"))
     if compare:
         talking.hear("/compare")
     for line in lines:

@@ -18,6 +18,9 @@ def chat(
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer; the recipe's when left out.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="For this conversation, such as guard.emergencies=true.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Talk with a run's model; questions may also come from a pipe, a line each."""
@@ -29,7 +32,17 @@ def chat(
         if sys.stdin.isatty():
             remember_lines()
             terminal.say(f"{run}: /help lists the commands, Ctrl-D leaves.")
-        talk(run, questions(), _write, terminal.say, compare=compare, max_new_tokens=max_new_tokens, progress=terminal)
+        talk(
+            run,
+            questions(),
+            _write,
+            terminal.say,
+            mark=lambda notice: terminal.notice(notice.notice, urgent=notice.urgent),
+            compare=compare,
+            max_new_tokens=max_new_tokens,
+            overrides=overrides or (),
+            progress=terminal,
+        )
 
 
 def _write(text: str) -> None:

@@ -32,14 +32,14 @@ class Proposal:
     train: dict[str, Any]
 
 
-def look(source: str) -> Proposal:
-    """Propose the data section of a recipe for a source.
+def look(source: str, given: Any = None) -> Proposal:
+    """Propose the data section of a recipe for a source, or for a data frame or data set that takes its place.
 
     Raises:
         UserError: the source can't be read, or has no column of text.
     """
     section = DataSection(source=source, on_error="skip")
-    table = sources.load(section)
+    table = sources.load(section, given)
     rows = table.rows.head(SAMPLED)
     lines = [f"{table.rows.height:,} rows, columns {schema.shown(n for n in table.rows.columns if n != 'row')}"]
     lines += table.notes

@@ -15,6 +15,13 @@ SIZE = (5.4, 2.9)  # inches; small enough that its letters can still be read on 
 # Stand-ins, replaced by the page's own colours when the picture is written.
 COLOURS = {"#010101": "currentColor", "#020202": "var(--line)", "#030303": "var(--tuned)", "#040404": "var(--base)"}
 INK, LINE, TUNED, BASE = COLOURS
+# A picture that is looked at outside the page brings its own colours, for light and for dark, and its own ground.
+_LIGHT_AND_DARK = """<style>
+svg { --line: #d5dbe1; --tuned: #0b7285; --base: #c2691a; color: #1b2733; background: #ffffff; }
+@media (prefers-color-scheme: dark) {
+  svg { --line: #33414d; --tuned: #4fc3d9; --base: #f0a35c; color: #e4eaef; background: #19232b; }
+}
+</style>"""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -137,3 +144,9 @@ def svg(figure: Figure, salt: str) -> str:
     for stand_in, colour in COLOURS.items():
         text = text.replace(stand_in, colour)
     return text
+
+
+def light_and_dark(picture: str) -> str:
+    """A picture for use outside the page, in the reader's light or dark and on its own ground."""
+    head, rest = picture.split(">", 1)
+    return f"{head}>\n{_LIGHT_AND_DARK}{rest}"

@@ -6,14 +6,6 @@ from typing import Any
 
 from residency.report import figures
 
-# A picture that is looked at outside the page brings its own colours, for light and for dark, and its own ground.
-_COLOURS = """<style>
-svg { --line: #d5dbe1; --tuned: #0b7285; --base: #c2691a; color: #1b2733; background: #ffffff; }
-@media (prefers-color-scheme: dark) {
-  svg { --line: #33414d; --tuned: #4fc3d9; --base: #f0a35c; color: #e4eaef; background: #19232b; }
-}
-</style>"""
-
 
 def picture(ratings: dict[str, Any]) -> str:
     """Each system's ratings with their intervals, the best on top."""
@@ -28,8 +20,7 @@ def picture(ratings: dict[str, Any]) -> str:
 
 def picture_alone(ratings: dict[str, Any]) -> str:
     """The picture as a file of its own, in the reader's light or dark."""
-    head, rest = picture(ratings).split(">", 1)
-    return f"{head}>\n{_COLOURS}{rest}"
+    return figures.light_and_dark(picture(ratings))
 
 
 def systems(ratings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,6 +64,23 @@ class Form:
         return {"residency": {"turns_left_out": self.left_out}}
 
 
+async def noticed(own: dict[str, Any], ticket: Ticket, texts: Sequence[str | None]) -> dict[str, Any]:
+    """What only this server says, with the guard's notices under `guard`: of the question, or of it and its answers.
+
+    Empty where a guard saw nothing, and not there where the run has none. Patterns over a long text take a while: in
+    a thread of their own, so that other answers go on.
+    """
+    question, guard = ticket.questions[0], ticket.served.guard
+    if guard is None or not question.text:
+        return own
+
+    def entries() -> list[dict[str, str]]:
+        found = {n.rule: n for text in texts for n in guard.look(question.text, text, question.first)}
+        return [notice.entry() for notice in found.values()]
+
+    return {"residency": {**own["residency"], "guard": await asyncio.to_thread(entries)}}
+
+
 async def whole(ticket: Ticket, kind: Kind, seconds: float) -> Response:
     """The response once all answers have ended."""
     form = Form.of(kind, ticket)
@@ -74,7 +92,8 @@ async def whole(ticket: Ticket, kind: Kind, seconds: float) -> Response:
     if ticket.gone:
         return Response(status_code=GONE)
     choices = [form.choice(place, texts[place], reasons[place]) for place in range(len(texts))]
-    return JSONResponse(form.head(chunk=False) | {"choices": choices, "usage": ticket.usage()} | form.own)
+    own = await noticed(form.own, ticket, texts)
+    return JSONResponse(form.head(chunk=False) | {"choices": choices, "usage": ticket.usage()} | own)
 
 
 def streamed(ticket: Ticket, kind: Kind, seconds: float, usage: bool) -> Response:
@@ -87,23 +106,29 @@ async def _parts(ticket: Ticket, form: Form, seconds: float, usage: bool) -> Asy
     head = form.head(chunk=True)
     counts: dict[str, Any] = {"usage": None} if usage else {}
     begun: set[int] = set()
+    texts, last = [""] * len(ticket.jobs), form.own
+    left = len(texts)
     try:
         async with aclosing(ticket.events(seconds)) as events:
             async for place, event in events:
                 if event.ended == "gone":
                     return
                 first = place not in begun
-                own = {} if begun else form.own
+                texts[place] += event.text
+                said = {} if begun else await noticed(form.own, ticket, [None])
                 begun.add(place)
                 if event.text or first:
-                    yield _event(head | {"choices": [form.delta(place, event.text, None, first=first)]} | counts | own)
+                    yield _event(head | {"choices": [form.delta(place, event.text, None, first=first)]} | counts | said)
                 if event.ended:
-                    yield _event(head | {"choices": [form.delta(place, "", event.ended, first=False)]} | counts)
+                    left -= 1
+                    last = last if left else await noticed(form.own, ticket, texts)
+                    said = {} if left or "guard" not in last["residency"] else last
+                    yield _event(head | {"choices": [form.delta(place, "", event.ended, first=False)]} | counts | said)
     except Refused as error:  # the status went out long ago
         yield _event(error.body())
         return
     if usage:
-        yield _event(head | {"choices": [], "usage": ticket.usage()} | form.own)
+        yield _event(head | {"choices": [], "usage": ticket.usage()} | last)
     yield b"data: [DONE]\n\n"
 
 

@@ -16,11 +16,16 @@ from residency.serve.wire import Message
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt in tokens, the longest answer that fits behind it, and how many of the oldest turns were left out."""
+    """A prompt in tokens, the longest answer that fits behind it, and how many of the oldest turns were left out.
+
+    Of a conversation, what is asked, for the guard; a prompt that stands as it is has no question.
+    """
 
     ids: list[int]
     limit: int
     left_out: int = 0
+    text: str = ""  # of the last message
+    first: bool = False  # nothing was answered before it
 
 
 def conversation(messages: Sequence[Message], model: Chosen, limit: int) -> Question:
@@ -39,7 +44,7 @@ def conversation(messages: Sequence[Message], model: Chosen, limit: int) -> Ques
         raise _too_long(f"The last message has {error.tokens:,} tokens", error.room, model, "messages") from None
     except UserError as error:  # the template refuses it
         raise wrong(str(error), "messages") from None
-    return Question(ids, min(limit, model.window - len(ids)), left)
+    return Question(ids, min(limit, model.window - len(ids)), left, question, first=not said.turns)
 
 
 def plain(prompt: str | list[int], model: Chosen, limit: int) -> Question:

@@ -9,6 +9,7 @@ from residency import environment, models
 from residency.decoding import chosen, tried
 from residency.decoding.body import Unfit
 from residency.decoding.chosen import Chosen
+from residency.guard import Guard
 from residency.serve.cores import Apart, Core, Together
 from residency.serve.engine import Engine, Worker
 from residency.serve.metrics import Meter
@@ -29,6 +30,7 @@ class Served:
     meter: Meter
     created: int  # seconds since 1970
     limit: int  # tokens of an answer where a client says nothing
+    guard: Guard | None = None
 
     def described(self) -> dict[str, object]:
         """The model in OpenAI's form, with what it is to the run."""
@@ -65,19 +67,27 @@ def load(run: Run, settings: Settings, *, compare: bool, say: Callable[[str], No
     """The run's tuned model under the recipe's name and, with `compare`, its base under `base`, ready to answer.
 
     Raises:
-        UserError: the run was not trained, or its models can't be loaded.
+        UserError: the run was not trained, its models can't be loaded, or the rules of its guard are wrong.
     """
     environment.keep_freed_memory()
+    guard = Guard.of(run.recipe)
     prompt = models.load_prompt(run.recipe)
     found = {run.recipe.name: chosen.tuned(run, prompt)}
     if compare:
         found["base" if run.recipe.name != "base" else "base-model"] = chosen.base(run, prompt)
     created = int((run.folder / "model").stat().st_mtime)
-    return service_of(found, settings, limit=run.recipe.evaluate.max_new_tokens, say=say, created=created)
+    limit = run.recipe.evaluate.max_new_tokens
+    return service_of(found, settings, limit=limit, say=say, created=created, guard=guard)
 
 
 def service_of(
-    found: dict[str, Chosen], settings: Settings, *, limit: int, say: Callable[[str], None], created: int = 0
+    found: dict[str, Chosen],
+    settings: Settings,
+    *,
+    limit: int,
+    say: Callable[[str], None],
+    created: int = 0,
+    guard: Guard | None = None,
 ) -> Service:
     """Models by the names that clients ask for; an answer has at most `limit` tokens where a client says nothing."""
     meter = Meter()
@@ -85,7 +95,7 @@ def service_of(
     for name, model in found.items():
         engine = Engine(_core(name, model, settings, say), settings.queue)
         meter.watch(name, engine)
-        served[name] = Served(name, model, engine, meter, created, limit)
+        served[name] = Served(name, model, engine, meter, created, limit, guard)
     return Service(served, Worker([one.engine for one in served.values()]), meter)
 
 

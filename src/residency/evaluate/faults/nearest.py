@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ def _index(texts: list[list[str]]) -> Any:
         import bm25s
     except ImportError:
         return None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells each index, wherever there is a root handler
     index = bm25s.BM25()
     index.index(texts, show_progress=False)
     return index

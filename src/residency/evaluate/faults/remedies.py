@@ -10,7 +10,7 @@ from typing import Any
 
 from residency.errors import UserError
 from residency.evaluate.faults.causes import Evidence
-from residency.evaluate.faults.unsafe import cautions
+from residency.guard.unsafe import cautions
 from residency.recipe import Recipe
 
 LONGEST_ANSWER = 1000  # tokens that evaluate.max_new_tokens is raised to, at most
