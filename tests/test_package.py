@@ -90,6 +90,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
         "assets/recipes/support.yaml",
         "assets/machines.yaml",
         "report/page.html",
+        "report/style.css",
         "evaluate/table.html",
         "export/card.md",
     ],
