@@ -24,7 +24,8 @@ ATTENTION = '["q_proj", "k_proj", "v_proj", "o_proj"]'
 # Each at a learning rate usual for it; LoRA at that of the recipe.
 METHODS: dict[str, tuple[str, ...]] = {
     "full": ("method=full", "learning_rate=2e-4"),
-    "full, Muon": ("method=full", "optimizer=muon", "learning_rate=2e-3"),
+    "full, Muon": ("method=full", "optimizer=muon", "learning_rate=5e-4"),
+    "full, Muon, 2e-3": ("method=full", "optimizer=muon", "learning_rate=2e-3"),
     "full, Adafactor": ("method=full", "optimizer=adafactor", "learning_rate=2e-4"),
     "freeze, last 6 layers": ("method=freeze", "freeze.train_last=6", "learning_rate=5e-4"),
     "LoRA, attention": ("method=lora", f"lora.targets={ATTENTION}"),

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,10 @@ def test_a_gguf_file_says_what_the_model_says(data_file: Path, tmp_path: Path) -
         check = found.about["checks"][0]
         assert check["questions"] > 3
         assert check["agreed"] > (0.9 if weights == "f16" else 0.5)
+    if find_spec("cyllama") is not None:
+        checks = export(run, prompt_of(run), "gguf", weights="q4_k_m").about["checks"]
+        assert [check["reader"] for check in checks] == ["transformers", "llama.cpp"]
+        assert checks[1]["agreed"] > 0.25
     made = export(run, prompt_of(run), "ollama")
     assert "FROM ./small-f16.gguf" in made.path.read_text("utf-8")
 

@@ -20,7 +20,7 @@ from residency.recipe import ModelSection
 
 Type = Literal["f16", "q8_0", "q4_k_m"]
 TOKENS = 32  # of an answer that are compared
-QUANTISED = {"q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M"}  # which the converter does not write itself
+QUANTISED = {"q4_k_m": 15}  # which the converter does not write itself; by llama.cpp's number (`llama_ftype`)
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ def convert(model: Path, file: Path, kind: Type) -> None:
 
 
 def check(model: Any, gguf: Path, prompt: Prompt, questions: Sequence[str]) -> list[Check]:
-    """The file read again by transformers and, where llama-cpp-python is installed, by llama.cpp."""
+    """The file read again by transformers and, where cyllama is installed, by llama.cpp."""
     ids = [prompt.prompt_ids(question) for question in questions]
     expected = [_greedy(model, prompt, own) for own in ids]
     unpacked = models.load_base(ModelSection(base=str(gguf)))
     found = [_compared("transformers", expected, [_greedy(unpacked, prompt, own) for own in ids])]
     del unpacked
-    if find_spec("llama_cpp") is not None:
+    if find_spec("cyllama") is not None:
         found.append(_compared("llama.cpp", expected, _llama(gguf, prompt, ids)))
     return found
 
@@ -120,33 +120,50 @@ def _before_the_end(ids: list[int], prompt: Prompt) -> list[int]:
 
 
 def _llama(gguf: Path, prompt: Prompt, prompts: list[list[int]]) -> list[list[int]]:
-    from llama_cpp import Llama
+    from cyllama.llama import llama_cpp
 
-    llama = Llama(str(gguf), n_ctx=max(map(len, prompts)) + TOKENS + 8, verbose=False)
+    llama_cpp.disable_logging()
+    llama_cpp.ggml_backend_load_all()
+    model = llama_cpp.LlamaModel(str(gguf), llama_cpp.LlamaModelParams())
+    settings = llama_cpp.LlamaContextParams()
+    settings.n_ctx = max(map(len, prompts)) + TOKENS
+    settings.n_batch = settings.n_ctx
+    context = llama_cpp.LlamaContext(model, settings)
+    greedy = llama_cpp.LlamaSampler(llama_cpp.LlamaSamplerChainParams())
+    greedy.add_greedy()
     answers = []
     for ids in prompts:
-        llama.reset()
+        context.kv_cache_clear()
+        context.decode(llama_cpp.llama_batch_get_one(ids))
         new: list[int] = []
-        for token in llama.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
-            new.append(int(token))
-            if len(new) == TOKENS or token in prompt.stop_ids:
+        while True:
+            new.append(int(greedy.sample(context, -1)))
+            if len(new) == TOKENS or new[-1] in prompt.stop_ids:
                 break
+            context.decode(llama_cpp.llama_batch_get_one(new[-1:], len(ids) + len(new) - 1))
         answers.append(_before_the_end(new, prompt))
     return answers
 
 
 def _quantise(source: Path, target: Path, kind: str) -> None:
-    import llama_cpp
+    from cyllama.llama import llama_cpp
 
-    options = llama_cpp.llama_model_quantize_default_params()
-    options.ftype = getattr(llama_cpp, QUANTISED[kind])
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), options):
+    llama_cpp.disable_logging()
+    settings = llama_cpp.LlamaModelQuantizeParams()
+    settings.ftype = QUANTISED[kind]
+    try:
+        llama_cpp.model_quantize(str(source), str(target), settings)
+    except RuntimeError as error:
+        target.unlink(missing_ok=True)
         source.unlink(missing_ok=True)
-        raise UserError(f"export --type {kind}: llama.cpp could not quantise the model", fix="try --type q8_0")
+        raise UserError(
+            f"export --type {kind}: llama.cpp could not quantise the model ({error})", fix="try --type q8_0"
+        ) from None
 
 
 def _need_llama(what: str) -> None:
-    if find_spec("llama_cpp") is None:
+    if find_spec("cyllama") is None:
         raise UserError(
-            f"export {what}: needs llama.cpp", fix="pip install llama-cpp-python, or take --type q8_0, which does not"
+            f"export {what}: needs llama.cpp",
+            fix="pip install 'residency[llama]', or take --type q8_0, which does without",
         )
