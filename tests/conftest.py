@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from residency.progress import Silent
 settings.register_profile("repeatable", derandomize=True, database=None)
 settings.register_profile("explore", max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # processes that share the tests out begin without it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and two threads in two processes starve each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

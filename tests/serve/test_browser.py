@@ -329,6 +329,7 @@ def test_a_server_with_a_token_asks_for_it_once(browser: Any, run: Run) -> None:
         expect(page.get_by_role("alert")).to_have_text("That is not the token.")
         page.get_by_label("Token").fill(token)
         page.get_by_role("button", name="Go on").click()
+        page.wait_for_url(f"{address}/")
         ask(page, "What helps?")
         expect(last(page).locator(".text")).to_have_text("clinic says rest.")
         page.goto("/report")
