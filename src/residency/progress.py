@@ -6,6 +6,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, and hours where there are any: 4:05, 1:00:09."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 class Progress(Protocol):
     """What a stage reports while it works."""
 

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from residency.progress import clock
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
 EVERY = 15.0  # seconds between two lines of a log
 
@@ -59,8 +61,8 @@ class Terminal:
         elif done >= total or time.monotonic() - self.shown >= EVERY:
             self.shown = time.monotonic()
             spent = self.shown - self.started
-            left = f", {_clock(spent / done * (total - done))} left" if 0 < done < total else ""
-            line = f"  {task}: {f'{done} of {total} {detail}'.rstrip()}, {_clock(spent)}{left}"
+            left = f", {clock(spent / done * (total - done))} left" if 0 < done < total else ""
+            line = f"  {task}: {f'{done} of {total} {detail}'.rstrip()}, {clock(spent)}{left}"
             self.console.print(escape(line), soft_wrap=True)
 
     def close(self) -> None:
@@ -108,9 +110,3 @@ def _can_write(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

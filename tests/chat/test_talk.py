@@ -15,6 +15,7 @@ from residency import models, pipeline
 from residency.chat import speaker, talk
 from residency.chat.lines import questions
 from residency.conversation import Conversation
+from residency.decoding import chosen
 from residency.errors import UserError
 from residency.guard import Notice
 from residency.prompts import Before
@@ -59,18 +60,21 @@ def test_an_answer_is_what_transformers_gives_for_the_same_prompt(trained: Path)
     assert text.strip() == expected
 
 
-def test_an_answer_comes_in_pieces_that_join_to_the_whole(trained: Path) -> None:
-    prompt = models.load_prompt(Run.open(trained).recipe)
-    heard: list[str] = []
-    pieces = speaker._Pieces(prompt, heard.append)
+def test_an_answer_comes_in_pieces_that_join_to_the_whole(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.open(trained)
+    prompt = models.load_prompt(run.recipe)
     answer = "Rest, and drink water; née Müller. See a doctor if it is worse."
-    ids = prompt.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
-    pieces.put(torch.tensor([prompt.prompt_ids("A cough?")]))
-    for token in [*ids, prompt.stop_ids[-1]]:
-        pieces.put(torch.tensor([token]))
-    pieces.end()
-    assert len(heard) > 5
-    assert "".join(heard).strip() == answer
+    tokens = prompt.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+
+    def scripted(*_: Any, heard: Any, **__: Any) -> None:
+        for token in [*tokens, prompt.stop_ids[-1]]:
+            heard(token)
+
+    monkeypatch.setattr(speaker.alone, "answer", scripted)
+    heard: list[str] = []
+    said = speaker.say(chosen.tuned(run, prompt), "A cough?", heard=heard.append)
+    assert len(heard) > 5 and "".join(heard) == answer
+    assert (said.text, said.tokens, said.ended) == (answer, len(tokens), "end")
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(trained: Path) -> None:

@@ -12,10 +12,10 @@ from residency.decoding import tried
 from residency.decoding.batch import PLAIN
 from residency.decoding.choosing import Choosing
 from residency.decoding.chosen import Chosen
+from residency.decoding.text import Pieces
 from residency.recipe import Recipe
 from residency.serve.cores import Apart, Core, Together
 from residency.serve.engine import Engine, Event, Full, Job, Worker
-from residency.serve.text import Pieces
 from serving import until
 
 

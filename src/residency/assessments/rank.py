@@ -15,12 +15,12 @@ from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
 from residency.ranking.metric import MARGIN, METRICS
 from residency.ranking.ratings import RESAMPLES
-from residency.workspace import Run
+from residency.workspace import VOTES, Run
 
 if TYPE_CHECKING:
     from residency.ranking import Answered, Judged, Vote
 
-VOTES, RATINGS, PICTURE = "votes.jsonl", "ratings.json", "ratings.svg"
+RATINGS, PICTURE = "ratings.json", "ratings.svg"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def rank(
     with home.working(again):
         given = ranking.answered(runs)
         _say_answered(given, progress)
-        cast = _cast(source, runs, given, home.path(within + VOTES), progress)
+        cast = _cast(source, runs, given, home.path(within + Path(VOTES).name), progress)
         _say_judged(cast, progress)
         progress.say(f"{len(cast.votes):,} votes")
         found = ranking.rate(
@@ -125,7 +125,7 @@ def _cast(source: Source, runs: Sequence[Run], given: Answered, file: Path, prog
     own = ranking.own_votes(runs, given)
     if not own.files:
         raise UserError(
-            f"rank: no votes in {runs[0].folder / 'evaluation' / VOTES}",
+            f"rank: no votes in {runs[0].folder / VOTES}",
             "votes",
             "add --votes FILE.jsonl, --judge URL#MODEL or --metric chrf, or vote on the pages of `residency serve`",
         )

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from residency import models
-from residency.chat import speaker
-from residency.chat.speaker import Speaker
+from residency.chat.speaker import say
 from residency.conversation import Conversation
+from residency.decoding import chosen
+from residency.decoding.chosen import Chosen
 from residency.errors import UserError, nearest
 from residency.guard import Guard, Notice
 from residency.progress import Progress, Silent
@@ -36,7 +37,7 @@ class Talk:
     """One sitting. `write` gets the answers' text, `note` lines about the conversation, `mark` the guard's notices."""
 
     run: Run
-    speakers: list[Speaker]
+    speakers: list[Chosen]
     max_new_tokens: int
     write: Callable[[str], None]
     note: Callable[[str], None]
@@ -71,7 +72,7 @@ class Talk:
         for one in self.speakers:
             if self.compare:
                 self.write(f"[{one.name}] ")
-            found = one.say(question, before, self.max_new_tokens, self.write)
+            found = say(one, question, before, self.max_new_tokens, self.write)
             self.write("\n")
             if found.ended != "end":
                 why = "you stopped it" if found.ended == "stopped" else f"the limit of {found.tokens:,} tokens"
@@ -106,7 +107,7 @@ class Talk:
         self.compare = not self.compare
         if self.compare:
             self.note("Loading the base model.")
-            self.speakers.append(speaker.base(self.run, self.speakers[0].prompt))
+            self.speakers.append(chosen.base(self.run, self.speakers[0].prompt))
         else:
             del self.speakers[1:]
         self.note(f"The base model {'answers too' if self.compare else 'is quiet'}; its answers are not remembered.")
@@ -157,7 +158,7 @@ def talk(
     guard = Guard.of(recipe)
     prompt = models.load_prompt(recipe, progress or Silent())
     limit = max_new_tokens or recipe.evaluate.max_new_tokens
-    talking = Talk(run, [speaker.tuned(run, prompt)], limit, write, note, guard=guard)
+    talking = Talk(run, [chosen.tuned(run, prompt)], limit, write, note, guard=guard)
     talking.mark = mark or (lambda notice: note(f"{MARK} {notice.notice}"))
     if compare:
         talking.hear("/compare")

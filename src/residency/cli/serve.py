@@ -32,23 +32,13 @@ def serve(
     """Serve a run's model over HTTP, as OpenAI's API does."""
     with session(debug) as terminal:
         from residency.endpoint import key
-        from residency.serve import serve
+        from residency.serve import Settings, serve
 
         def ready(address: str) -> None:
             terminal.say(f"{run}: chat, votes and report at {address} in a browser; Ctrl-C stops it. Programs ask at")
             print(f"{address}/v1", flush=True)
 
-        serve(
-            run,
-            host=host,
-            port=port,
-            token=key(token_env, "--token-env") if token_env else None,
-            hosts=tuple(allow_host or ()),
-            rows=concurrency,
-            queue=queue,
-            seconds=timeout,
-            drain=drain,
-            compare=compare,
-            progress=terminal,
-            ready=ready,
-        )
+        token = key(token_env, "--token-env") if token_env else None
+        names = tuple(allow_host or ())
+        settings = Settings(host, port, token, names, concurrency, queue, seconds=timeout, drain=drain)
+        serve(run, settings, compare=compare, progress=terminal, ready=ready)

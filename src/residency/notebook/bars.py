@@ -14,6 +14,7 @@ from html import escape
 from typing import Any
 
 from residency.errors import UserError
+from residency.progress import clock
 from residency.report import figures
 
 with warnings.catch_warnings():  # tqdm, which transformers imports, would ask for ipywidgets, which nothing here needs
@@ -112,13 +113,6 @@ def bar(task: str, done: int, total: int, detail: str, seconds: float) -> Shown:
         f"{escape(text)}</div>",
         text,
     )
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, and hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Curves(TrainerCallback):

@@ -5,7 +5,7 @@ from residency.ranking.metric import metric_votes
 from residency.ranking.own import Own, own_votes
 from residency.ranking.ratings import Ratings, rate
 from residency.ranking.systems import Answered, Asked, answered
-from residency.ranking.votes import CHOICES, Vote, Votes, append, read_votes
+from residency.ranking.votes import CHOICES, Vote, Votes, append, read_votes, row_of
 
 __all__ = [
     "CHOICES",
@@ -24,4 +24,5 @@ __all__ = [
     "own_votes",
     "rate",
     "read_votes",
+    "row_of",
 ]

@@ -11,7 +11,6 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import lru_cache
 from importlib import resources
 from itertools import combinations
@@ -20,7 +19,7 @@ from string import Template
 from typing import Any
 
 from residency.ranking.systems import Asked
-from residency.ranking.votes import Vote, append, mend
+from residency.ranking.votes import Vote, append, mend, row_of
 
 Ask = Callable[[list[str], Callable[[str, str], None]], list[str]]
 
@@ -77,19 +76,8 @@ class Pair:
     def row(self, voter: str, replies: tuple[str, str]) -> dict[str, Any]:
         """The pair with its vote, as it is kept; the vote is empty where a reply can't be read."""
         said = [read(reply) for reply in replies]
-        return {
-            "question": self.asked.question,
-            "a": self.a,
-            "b": self.b,
-            "answer_a": self.answers[0],
-            "answer_b": self.answers[1],
-            "vote": verdict(*said),
-            "voter": voter,
-            "said": said,
-            "replies": list(replies),
-            "prompt": _digest(*self.prompts),
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
+        found = row_of(self.asked.question, (self.a, self.b), self.answers, verdict(*said), voter)
+        return found | {"said": said, "replies": list(replies), "prompt": _digest(*self.prompts)}
 
 
 class Judging:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ def read_votes(file: Path, names: Mapping[str, str], *, others: bool = False) ->
         else:
             raise UserError(f'{where}: system "{unknown}"', listed(names), nearest(unknown, names))
     return Votes(found, foreign, bool(cut))
+
+
+def row_of(question: str, systems: tuple[str, str], answers: tuple[str, str], vote: str, voter: str) -> dict[str, Any]:
+    """A vote of now on two systems' answers, a's first, as a file holds it."""
+    return {
+        "question": question,
+        "a": systems[0],
+        "b": systems[1],
+        "answer_a": answers[0],
+        "answer_b": answers[1],
+        "vote": vote,
+        "voter": voter,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def append(file: Path, row: Mapping[str, Any]) -> None:

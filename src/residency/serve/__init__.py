@@ -12,20 +12,13 @@ from residency.workspace import Run
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
-__all__ = ["serve"]
+__all__ = ["Settings", "serve"]
 
 
 def serve(
     folder: Path,
+    settings: Settings,
     *,
-    host: str,
-    port: int,
-    token: str | None,
-    hosts: tuple[str, ...],
-    rows: int,
-    queue: int,
-    seconds: float,
-    drain: float,
     compare: bool,
     progress: Progress,
     ready: Callable[[str], None],
@@ -36,10 +29,9 @@ def serve(
         UserError: there is no such run, it was not trained, the address can't be had, or the extra is not installed.
     """
     _installed()
-    settings = Settings(host, port, token, hosts, rows, queue, seconds=seconds, drain=drain)
     run = Run.open(folder)
     run.need("model", "train")
-    from residency.serve import pages, server  # what is wrong with the settings is said before torch is loaded
+    from residency.serve import pages, server  # what is wrong with the run is said before torch is loaded
     from residency.serve.app import create_app
     from residency.serve.served import load
 

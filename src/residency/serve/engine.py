@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from residency import environment
 from residency.decoding.batch import Asked
 from residency.decoding.choosing import Choosing
+from residency.decoding.text import Pieces
 from residency.serve.cores import Core
-from residency.serve.text import Pieces
 
 log = logging.getLogger("residency.serve")
 IDLE = 5.0  # seconds without work after which freed memory is given back

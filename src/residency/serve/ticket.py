@@ -11,11 +11,11 @@ from functools import partial
 from starlette.requests import Request
 
 from residency.decoding.choosing import Choosing
+from residency.decoding.text import Pieces
 from residency.serve.asked import Question
 from residency.serve.engine import Event, Full, Job
 from residency.serve.refused import Refused, broken
 from residency.serve.served import Served
-from residency.serve.text import Pieces
 from residency.serve.wire import Sampling
 
 

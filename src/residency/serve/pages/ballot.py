@@ -8,7 +8,6 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,10 @@ class Pair:
 
     def row(self, vote: str, why: str, voter: str) -> dict[str, Any]:
         """The pair with its vote, as `residency rank` reads it and preferences are learnt from it."""
+        answers = (self.asked.answers[self.a], self.asked.answers[self.b])
+        found = ranking.row_of(self.asked.question, (self.a, self.b), answers, vote, voter) | {"why": why}
         before = {"system": self.asked.system, "history": [list(turn) for turn in self.asked.history]}
-        return {
-            "question": self.asked.question,
-            "a": self.a,
-            "b": self.b,
-            "answer_a": self.asked.answers[self.a],
-            "answer_b": self.asked.answers[self.b],
-            "vote": vote,
-            "why": why,
-            "voter": voter,
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **({"before": before} if any(before.values()) else {}),
-        }
+        return found | ({"before": before} if any(before.values()) else {})
 
 
 @dataclass(frozen=True)

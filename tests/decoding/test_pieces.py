@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from residency import models
+from residency.decoding.text import Pieces
 from residency.prompts import Prompt
 from residency.recipe import ModelSection, PromptSection
-from residency.serve.text import Pieces
 
 TEXTS = st.lists(st.sampled_from("ab #\n\u00e9\u4e16\U0001f600."), max_size=24).map("".join)
 
