@@ -59,6 +59,7 @@ class Job:
     answers: Answers | None = None
     apart: int = 0
     paired: bool = False
+    compiled: bool = False
     traced: dict[tuple[Batch, bool, bool], Trace] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property

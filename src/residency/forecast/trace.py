@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from residency.loss import fused, fused_loss
+
 Build = Callable[[Any], Any]  # a model's configuration to the model itself, ready to be trained
 ATEN = torch.ops.aten
 FLOPS = {  # torch counts the operations of a GPU's attention kernels; a CPU's do the same
@@ -108,12 +110,17 @@ def _cut(config: Any, layers: int) -> Any:
 
 
 def _forward(model: Any, batch: Batch, cache: bool) -> tuple[torch.Tensor, Any]:
-    """The loss as `loss.token_losses` takes it, and the cache, which must stay alive.
+    """The loss as `loss.summed_loss` takes it, and the cache, which must stay alive.
 
     Fake tensors have no values to choose positions by, so that these are given by their places.
     """
     ids = torch.zeros(batch.rows, batch.width, dtype=torch.long)
     places = torch.zeros(batch.learnt, dtype=torch.long)
+    if fused(model) and not cache:
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        loss = fused_loss(model, inputs, lambda hidden: hidden.flatten(0, 1)[places], torch.zeros_like(places))
+        if loss is not None:
+            return loss, None
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[places],))
     try:
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=cache)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from residency import environment, models
 from residency.forecast.job import Answers, Job, Length
@@ -19,7 +18,7 @@ from residency.forecast.speed import Rates, Times, copy_speed, matrix_product_sp
 from residency.forecast.trace import Trace
 from residency.prompts import Example
 from residency.recipe import Recipe
-from residency.train import adapters
+from residency.train import outline
 from residency.train.setup import Setup, validated_every
 from residency.train.steps import EpochSampler
 
@@ -97,8 +96,8 @@ def job_of(
     lengths = [length(example) for example in examples]
     order = list(EpochSampler(len(lengths), section.seed))
     size = section.examples_per_step
-    base = _base(config, recipe, torch.float32, "sdpa")
-    model = _skeleton(config, recipe, setup.precision, "sdpa")
+    base = outline.base(config, recipe.model)
+    model = outline.trained(config, recipe, setup.precision, "sdpa")
     counts = count(
         model,
         section.optimizer,
@@ -109,7 +108,7 @@ def job_of(
     )
     return Job(
         config=config,
-        build=lambda smaller, attention: _skeleton(smaller, recipe, setup.precision, attention),
+        build=lambda smaller, attention: outline.trained(smaller, recipe, setup.precision, attention),
         counts=counts,
         method=section.method,
         paired=section.objective == "dpo",
@@ -119,6 +118,7 @@ def job_of(
         precision=setup.precision,
         attention=_attention(recipe, setup.device.type),
         tokens_per_batch=setup.tokens_per_batch,
+        compiled=setup.compiled,
         order=tuple(order),
         epoch=tuple(
             tuple(lengths[place] for place in order[start : start + size]) for start in range(0, len(order), size)
@@ -208,25 +208,6 @@ def rates_here(job: Job, device: torch.device) -> Rates:
     return Rates(
         share.compute * matrix_product_speed(dtype, device), share.bandwidth * copy_speed(device), share.launch
     )
-
-
-def _skeleton(config: Any, recipe: Recipe, precision: str, attention: str) -> Any:
-    """The model as `setup.build_model` prepares it, on the meta device: shapes and types, no weights."""
-    section = recipe.train
-    frozen = section.method in adapters.ON_A_BASE
-    base = _base(config, recipe, torch.bfloat16 if precision == "bf16" and frozen else torch.float32, attention)
-    with torch.device("meta"):
-        return adapters.attach(base, adapters.in_outline(section))
-
-
-def _base(config: Any, recipe: Recipe, dtype: torch.dtype, attention: str) -> Any:
-    with torch.device("meta"), models.quiet_libraries():
-        return AutoModelForCausalLM.from_config(
-            config,
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=recipe.model.trust_remote_code,
-        )
 
 
 def _attention(recipe: Recipe, device: str) -> str:

@@ -44,6 +44,8 @@ def rehearse(recipe: Recipe, job: Job, examples: Sequence[Example], validation: 
     Raises:
         UserError: it ended early, most often because memory ran out.
     """
+    as_in_the_run = {"compile": job.compiled, "tokens_per_batch": job.tokens_per_batch}  # a few steps alone are short
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=as_in_the_run)})
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "given.json", Path(folder) / "found.json"
         steps = [[_plain(example) for example in step] for step in chosen(job, examples)]
@@ -109,7 +111,7 @@ def main(given: Path, found: Path) -> None:
     validation = [_example(plain) for plain in content["validation"]]
     environment.keep_freed_memory()
     base = environment.resident()
-    setup = replace(setup_of(recipe, sum(map(len, steps))), steps=len(steps))
+    setup = replace(setup_of(recipe, [len(example) for step in steps for example in step]), steps=len(steps))
     model = build_model(recipe, setup, Silent())
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Rehearsal(
@@ -120,6 +122,7 @@ def main(given: Path, found: Path) -> None:
             validation=validation,
             pad_id=0,
             tokens_per_batch=setup.tokens_per_batch,
+            compiles=setup.compiled,
         )
         seen = _watch(trainer, setup.device, validation)
     found.write_text(json.dumps({"base": base, **seen}), "utf-8")
