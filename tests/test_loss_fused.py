@@ -99,3 +99,21 @@ def test_without_gradients_it_is_the_loss_alone() -> None:
     model, batch = make("llama"), collate(EXAMPLES, 0)
     with torch.no_grad():
         assert torch.allclose(summed_loss(model, batch), token_losses(model, batch)[0].sum(), rtol=1e-6)
+
+
+def test_an_autocast_around_the_forward_pass_alone_decides_the_heads_format() -> None:
+    """accelerate wraps a model's forward pass so, and makes its logits float32 afterwards."""
+    model, batch = make("llama"), collate(EXAMPLES, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = summed_loss(model, batch)
+    plain = model.forward
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            output = plain(*args, **kwargs)
+        output.logits = output.logits.float()
+        return output
+
+    model.forward = wrapped
+    assert torch.equal(summed_loss(model, batch), expected)
+    assert fused(model)

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from residency.batches import IGNORED
 
+PROBE = 100.0  # the largest logit of the probe
 PIECE = 2**23  # float32 logits that are held at once: 32 MiB
 
 
@@ -74,17 +76,22 @@ def fused_loss(
 ) -> torch.Tensor | None:
     """The summed cross-entropy (nats) of `targets` [positions] by the hidden states that `choose` takes of all.
 
-    None where the model changes its logits after the head, which is noted at the head. The head itself is run on one
-    position only, to see what the model makes of what it gives.
+    None where the model changes its logits after the head, which is noted at the head: numbers that only such a change
+    could leave as they are go through in the logits' place. The head's product has the format that an autocast around
+    the model's forward pass gives it.
     """
     head, seen = model.get_output_embeddings(), {}
 
     def before(_module: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        seen["hidden"] = choose(given[0])
-        return (seen["hidden"][:1].detach(),)
+        hidden = choose(given[0])
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+        seen["hidden"] = hidden.to(dtype)
+        return (given[0].detach().flatten(0, -2)[:0],)
 
-    def after(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
-        seen["logits"] = output
+    def after(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        seen["logits"] = torch.linspace(-PROBE, PROBE, output.shape[-1]).to(output)[None]
+        return seen["logits"]
 
     hooks = head.register_forward_pre_hook(before), head.register_forward_hook(after)
     try:
@@ -92,13 +99,12 @@ def fused_loss(
     finally:
         for hook in hooks:
             hook.remove()
-    if output.logits is not seen["logits"]:
+    if not _same(output.logits, seen["logits"]):
         head._changed_after = True
         return None
-    kind = seen["hidden"].device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
-    bias = None if head.bias is None else head.bias.to(dtype)
-    loss: torch.Tensor = _HeadLoss.apply(seen["hidden"].to(dtype), head.weight.to(dtype), bias, targets, smoothing)  # type: ignore[no-untyped-call]
+    hidden = seen["hidden"]
+    bias = None if head.bias is None else head.bias.to(hidden.dtype)
+    loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight.to(hidden.dtype), bias, targets, smoothing)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -165,6 +171,13 @@ def _learnt(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]
     targets = batch["labels"][:, 1:]
     learnt = targets != IGNORED
     return torch.nn.functional.pad(learnt, (0, 1)), targets[learnt]
+
+
+def _same(logits: torch.Tensor, probe: torch.Tensor) -> bool:
+    """Whether logits are still the probe, but for their format. Fake tensors of a forecast have no values to tell."""
+    if isinstance(logits, FakeTensor):
+        return True
+    return logits.numel() == probe.numel() and torch.equal(logits.flatten().float(), probe.flatten().float())
 
 
 def _chosen(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

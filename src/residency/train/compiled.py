@@ -36,8 +36,10 @@ class CompiledLayers:
     `say` hears once why nothing is compiled, where that is so.
     """
 
-    def __init__(self, model: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, model: Any, say: Callable[[str], None], *, bf16: bool = False) -> None:
+        """`bf16`: training steps compute in it."""
         self.model, self.say = model, say
+        self.bounds = AGREE[torch.bfloat16 if bf16 else torch.float32]
         self.ready: set[Kind] = set()
         self.pieces: list[tuple[Any, Any]] = []  # each layer, and what calls it compiled
         layers = repeated(model)
@@ -51,7 +53,7 @@ class CompiledLayers:
 
     @contextmanager
     def on(self, batch: dict[str, torch.Tensor]) -> Iterator[None]:
-        """Inside this block, a training step's autocast around it, a pass over `batch` goes through compiled layers."""
+        """Inside this block a pass over `batch` goes through compiled layers."""
         kind = self._kind(batch)
         if self.pieces and kind not in self.ready:
             self._prepare(kind, batch)
@@ -86,12 +88,11 @@ class CompiledLayers:
             self._plain((str(error).strip() or type(error).__name__).splitlines()[0][:200])
             return
         if found is not None and self._repeatable():
-            self._compare(self._go(batch), found, batch["input_ids"].device.type)
+            self._compare(self._go(batch), found)
 
-    def _compare(self, plain: tuple[float, float], found: tuple[float, float], device: str) -> None:
-        bounds = AGREE[torch.bfloat16 if torch.is_autocast_enabled(device) else torch.float32]
+    def _compare(self, plain: tuple[float, float], found: tuple[float, float]) -> None:
         apart = [abs(b - a) / max(abs(a), 1e-9) for a, b in zip(plain, found, strict=True)]
-        if not all(far <= bound for far, bound in zip(apart, bounds, strict=True)):
+        if not all(far <= bound for far, bound in zip(apart, self.bounds, strict=True)):
             self._plain(f"loss and gradient are {apart[0]:.2%} and {apart[1]:.2%} from those of plain ones")
 
     def _go(self, batch: dict[str, torch.Tensor]) -> tuple[float, float]:

@@ -66,7 +66,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
         self.rate, self.smoothing, self.muon = rate, smoothing, muon
         self.counts, self.heap = Counts(), environment.Heap()
-        self.layers = CompiledLayers(self.model, say) if compiles else None
+        self.layers = CompiledLayers(self.model, say, bf16=self.args.bf16) if compiles else None
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
