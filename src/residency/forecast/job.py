@@ -113,6 +113,7 @@ class Job:
             device=device,
             base=base,
             fragments=fragments,
+            compiled=self.compiled,
         )
 
     def with_tokens(self, tokens_per_batch: int) -> Job:

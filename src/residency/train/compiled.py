@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class CompiledLayers:
         self.model, self.say = model, say
         self.bounds = AGREE[torch.bfloat16 if bf16 else torch.float32]
         self.ready: set[Kind] = set()
+        self.seconds = 0.0
         self.pieces: list[tuple[Any, Any]] = []  # each layer, and what calls it compiled
         layers = repeated(model)
         if not layers:
@@ -56,8 +58,10 @@ class CompiledLayers:
         """Inside this block a pass over `batch` goes through compiled layers."""
         kind = self._kind(batch)
         if self.pieces and kind not in self.ready:
+            started = time.perf_counter()
             self._prepare(kind, batch)
             self.ready.add(kind)
+            self.seconds += time.perf_counter() - started
         with self._in_place():
             yield
 
@@ -73,6 +77,11 @@ class CompiledLayers:
         finally:
             for layer, _ in self.pieces:
                 layer._compiled_call_impl = None
+
+    def take_seconds(self) -> float:
+        """What it took since this was last asked."""
+        found, self.seconds = self.seconds, 0.0
+        return found
 
     def _kind(self, batch: dict[str, torch.Tensor]) -> Kind:
         """What a piece is made for: the attention, one row or several, and with SDPA whether anything is padded."""

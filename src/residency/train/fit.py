@@ -158,7 +158,7 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint:
     metrics: list[dict[str, Any]] = []
     if checkpoint:
         metrics = [json.loads(line) for line in (checkpoint / checkpoints.METRICS).read_text("utf-8").splitlines()]
-        trainer.counts = Counts(**{count.name: metrics[-1][count.name] for count in fields(Counts)})
+        trainer.counts = Counts(**{count.name: metrics[-1].get(count.name, 0) for count in fields(Counts)})
     run.write_jsonl(checkpoints.METRICS, metrics)
     validation = ""
 

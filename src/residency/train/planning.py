@@ -22,6 +22,8 @@ from residency.train import outline
 from residency.train.setup import Setup, validated_every
 from residency.train.steps import EpochSampler
 
+LEAST_COMPILED = 0.3  # of what plain layers have alive: what compiled ones have at least
+COMPILING = 20.0  # seconds that a compiler takes of a run's start, where nothing was measured
 VARIES = 1.1  # what some step of a run takes on a GPU, over the most that a few took
 
 
@@ -189,7 +191,8 @@ def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
         passing *= VARIES
     elif job.steps > seen.steps:
         passing = max(passing, environment.Heap.GROWN * seen.natural - before - fixed)
-    found = job.memory(device.type, base, max(1.0, passing / job.largest[1].peak))
+    least = LEAST_COMPILED if job.compiled else 1.0
+    found = job.memory(device.type, base, max(least, passing / job.largest[1].peak))
     if "validation" not in found.phases:
         return found
     validating = Phase(base - before + seen.validation)
@@ -206,7 +209,10 @@ def rates_here(job: Job, device: torch.device) -> Rates:
     share = efficiency(device.type)
     dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
     return Rates(
-        share.compute * matrix_product_speed(dtype, device), share.bandwidth * copy_speed(device), share.launch
+        share.compute * matrix_product_speed(dtype, device),
+        share.bandwidth * copy_speed(device),
+        share.launch,
+        start=COMPILING if job.compiled else 0.0,
     )
 
 

@@ -33,7 +33,8 @@ class Counts:
     answer_tokens: int = 0
     total_tokens: int = 0
     padded_tokens: int = 0
-    step_seconds: float = 0.0
+    step_seconds: float = 0.0  # without those of the compiler
+    compile_seconds: float = 0.0
 
 
 class ResidencyTrainer(CommittedCheckpoints):
@@ -121,7 +122,9 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
         if self.args.device.type == "cpu":
             self.heap.settle()
-        self.counts.step_seconds += time.perf_counter() - started
+        compiling = self.layers.take_seconds() if self.layers else 0.0
+        self.counts.compile_seconds += compiling
+        self.counts.step_seconds += time.perf_counter() - started - compiling
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
