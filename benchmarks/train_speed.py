@@ -1,6 +1,6 @@
-"""Tokens of real text a second in training: Residency and its peers, each in its own environment, taken in turns.
+"""Tokens of real text a second in training: Residency and its peers, each in its own environment, in turns.
 
-    python benchmarks/train_speed.py                              full fine-tuning, built-in model and data, three rounds
+    python benchmarks/train_speed.py                              full fine-tuning, built-in model and data
     python benchmarks/train_speed.py --method lora
     python benchmarks/train_speed.py --source PATH/medquad.parquet --set data.question=question --set data.answer=answer
     python benchmarks/train_speed.py --systems tutorial residency --rounds 1 --steps 4     a first look

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from conftest import StopsAt
 from families import CONFIGS, gradients, make
+from residency import pipeline
 from residency.batches import collate
+from residency.errors import Interrupted
 from residency.loss import summed_loss, token_losses
+from residency.progress import Silent
 from residency.prompts import Example
+from residency.recipe import Recipe
 from residency.train import compiled
 from residency.train.compiled import CompiledLayers, repeated
+from residency.workspace import Run, sha256
 
 EXAMPLES = [Example(tuple(range(5, 25)), 8), Example(tuple(range(40, 52)), 3), Example((9, 8, 7), 0)]
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, compiled.COMPILERS)), reason="no C++ compiler is here")
@@ -29,7 +37,7 @@ def loss_of(layers: CompiledLayers, batch: dict[str, torch.Tensor]) -> torch.Ten
 
 
 @needs_compiler
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS)])
 def test_every_family_gives_the_loss_and_gradients_of_its_plain_layers(family: str) -> None:
     model = make(family)
     layers, said = told(model)
@@ -45,6 +53,7 @@ def test_every_family_gives_the_loss_and_gradients_of_its_plain_layers(family: s
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_the_layers_are_themselves_again_outside_and_gradients_that_were_there_stay() -> None:
     model = make("llama")
     layers, _ = told(model)
@@ -59,6 +68,7 @@ def test_the_layers_are_themselves_again_outside_and_gradients_that_were_there_s
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_adapters_learn_through_compiled_layers() -> None:
     model = get_peft_model(make("llama"), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).train()
     layers, said = told(model)
@@ -113,3 +123,24 @@ def test_each_kind_of_batch_is_shown_one_of_a_fixed_shape_first(monkeypatch: pyt
         loss_of(layers, collate(examples, 0))
     several, alone, first = (compiled.ROWS, compiled.WIDTH), (1, compiled.WIDTH), (3, 20)
     assert shapes == [several, first, first, alone]  # the first batch itself through compiled and plain layers
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_that_was_stopped_and_begins_with_other_shapes_ends_in_the_same_bits(
+    small_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"compile": True, "tokens_per_batch": 128, "evaluate_every": 2, "max_steps": 8, "method": "full"}
+    recipe = Recipe.parse({**small_recipe, "train": {**small_recipe["train"], **settings}})
+    weights = []
+    for name, stops in (("whole", [None]), ("stopped", [3, 5, None])):
+        folder = tmp_path / name
+        pipeline.prepare(recipe, folder)
+        for number, stop in enumerate(stops):
+            torch._dynamo.reset()  # a new process knows no pieces
+            with nullcontext() if stop is None else pytest.raises(Interrupted):
+                pipeline.train(recipe, folder, StopsAt(stop) if stop else Silent(), resume=number > 0)
+        assert Run.open(folder).read_json("train.json", "train")["compiled"]
+        weights.append(sha256(folder / "model" / "model.safetensors"))
+    assert weights[0] == weights[1]
