@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from conftest import StopsAt
 from families import CONFIGS, gradients, make
-from residency import pipeline
+from residency import environment, pipeline
 from residency.batches import collate
 from residency.errors import Interrupted
 from residency.loss import summed_loss, token_losses
@@ -23,7 +23,7 @@ from residency.train.compiled import CompiledLayers, repeated
 from residency.workspace import Run, sha256
 
 EXAMPLES = [Example(tuple(range(5, 25)), 8), Example(tuple(range(40, 52)), 3), Example((9, 8, 7), 0)]
-needs_compiler = pytest.mark.skipif(not any(map(shutil.which, compiled.COMPILERS)), reason="no C++ compiler is here")
+needs_compiler = pytest.mark.skipif(not environment.compiler(), reason="no C++ compiler is here")
 
 
 def told(model: Any) -> tuple[CompiledLayers, list[str]]:

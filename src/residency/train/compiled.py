@@ -12,7 +12,6 @@ The first batch that is learnt from also goes through the plain layers; where th
 from __future__ import annotations
 
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,13 +20,12 @@ from typing import Any
 
 import torch
 
-from residency import models
+from residency import environment, models
 from residency.loss import summed_loss
 
 ROWS, WIDTH = 5, 40  # of the batch of a fixed shape; two numbers, so that no piece is made for squares
 # Largest relative differences of loss and gradient norm on the first batch.
 AGREE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 0.1)}
-COMPILERS = ("c++", "g++", "clang++", "cl")
 Kind = tuple[str, bool, bool]
 
 
@@ -47,7 +45,7 @@ class CompiledLayers:
         layers = repeated(model)
         if not layers:
             self._plain("the model doesn't name the layers that it repeats")
-        elif not any(map(shutil.which, COMPILERS)):
+        elif environment.compiler() is None:
             self._plain("no C++ compiler is here (g++ or clang++)")
         else:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(models.cache_folder() / "compiled"))
