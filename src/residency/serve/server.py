@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from residency.errors import UserError
+from residency.serve.connection import Connection
 from residency.serve.served import Service
 from residency.serve.settings import Settings
 
@@ -55,7 +56,10 @@ def run(app: FastAPI, service: Service, settings: Settings, sock: socket.socket,
     """
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        http=Connection,
+        ws="none",
+        limit_concurrency=settings.connections,
+        log_level="error",  # not of each request that is no HTTP, by which a stranger could fill a disk
         access_log=False,
         server_header=False,
         lifespan="on",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from residency import environment, models
+from residency import environment, models, untrusted
 from residency.forecast.job import Answers, Job, Length
 from residency.forecast.machines import efficiency
 from residency.forecast.memory import CONTEXT, FLOAT32, Memory, Phase, count
@@ -225,7 +225,7 @@ def _base(config: Any, recipe: Recipe, dtype: torch.dtype, attention: str) -> An
             config,
             dtype=dtype,
             attn_implementation=attention,
-            trust_remote_code=recipe.model.trust_remote_code,
+            **untrusted.options_of_code(recipe.model.trust_remote_code, recipe.model.revision, recipe.model.base),
         )
 
 
