@@ -5,15 +5,16 @@
     python benchmarks/fuzz.py --seed 7                   from another seed; the seeds of a run follow on each other
 
 Hypothesis makes the inputs by the strategies of tests/fuzzing.py, which also say what must hold of each: a table or a
-recipe or an answer, or one line (an error object) that says what is wrong. A few hundred of them run in the test suite.
+recipe or an answer, or one line (an error object) that says what is wrong. Some hundred of them
+run in the test suite.
 
-* readers: JSONL, JSON, CSV, TSV, Parquet, XLSX, text; damaged bytes, other encodings, gzip; both ways of `data.on_error`.
-* recipes: damaged YAML and random fields, with overrides; what loads must be the same when it is written and read again.
+* readers: JSONL, JSON, CSV, TSV, Parquet, XLSX, text; damaged bytes, other encodings, gzip; both `data.on_error`.
+* recipes: damaged YAML and random fields, with overrides; what loads must be the same, written and read again.
 * requests: bodies of /v1/chat/completions and /v1/completions, as they are parsed.
-* server: the same against `residency serve`'s application on a socket, with a model of some thousand parameters.
+* server: the same against the application of `residency serve` on a socket, with a tiny model.
 
-At the end a table: inputs, what became of them, inputs that broke the rule. Those are shown, shortened by Hypothesis, as
-they are found; the exit code is 1 where there were any.
+At the end a table: inputs, what became of them, inputs that broke the rule. Those are shown, shortened by Hypothesis,
+as they are found; the exit code is 1 where there were any.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import fuzzing  # noqa: E402
+import fuzzing
 
 ROUND = 250  # inputs of one seed
 

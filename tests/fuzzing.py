@@ -77,7 +77,7 @@ VALUES = st.recursive(
 
 
 def changed(draw: st.DrawFn, content: bytes) -> bytes:
-    """The content with up to four places damaged: cut, doubled, overwritten, swapped, or filled with something nasty."""
+    """The content with up to four places damaged: cut, doubled, overwritten, or filled with something nasty."""
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, max(len(content) - 1, 0)))
         end = min(at + draw(st.sampled_from([1, 1, 2, 7, 60, 4000])), len(content))

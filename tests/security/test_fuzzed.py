@@ -14,7 +14,6 @@ import fuzzing
 from residency.data import readers
 from residency.data.readers import Options
 from residency.errors import UserError
-from residency.recipe import Recipe
 from residency.serve.served import load
 from serving import LOOPBACK, made, serving
 
