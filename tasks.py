@@ -66,8 +66,9 @@ def audit() -> None:
     """Known weaknesses of what is installed: exit code 0 for none, 1 for some, 3 where nobody could be asked."""
     environment()
     service = os.environ.get("SERVICE", "pypi")
-    found = [str(path) for path in (VENV.glob("lib/python*/site-packages"), VENV.glob("Lib/site-packages")) for path in path]
-    command = [tool(PIP_AUDIT, "pip-audit"), "--path", found[0], "--vulnerability-service", service, "--timeout", "20"]
+    packages = next(path for part in ("lib/python*", "Lib") for path in VENV.glob(f"{part}/site-packages"))
+    command = [tool(PIP_AUDIT, "pip-audit"), "--path", str(packages), "--vulnerability-service", service]
+    command += ["--timeout", "20"]
     command += ["--skip-editable", "--progress-spinner", "off"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout + done.stderr)
