@@ -76,7 +76,7 @@ def against_trust(base: str, revision: str | None) -> str:
         return "trust_remote_code needs a revision, so that the code you have read is the code that runs"
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         return "trust_remote_code needs a commit (40 hexadecimal digits) as revision: a branch or a tag can move"
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", base):
         return "trust_remote_code is for a model of the hub: name its repository, OWNER/NAME, as base"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import time
@@ -22,7 +23,7 @@ from residency.recipe import Recipe
 from residency.serve import connection, server
 from residency.serve.served import service_of
 from residency.serve.settings import Settings
-from serving import LOOPBACK, Serving, serving
+from serving import LOOPBACK, Serving, serving, until
 
 ASKED: dict[str, Any] = {"model": "small", "messages": [{"role": "user", "content": "A cough?"}], "max_tokens": 2}
 TOKEN = "0123456789abcdef"
@@ -100,7 +101,7 @@ def test_no_answer_is_taken_for_another_kind_of_file(served: Serving) -> None:
 
 
 def test_a_body_is_bounded_in_size_and_in_time(serve: Serve) -> None:
-    with serve(replace(LOOPBACK, body_bytes=300, body_seconds=0.3)) as there:
+    with serve(replace(LOOPBACK, body_bytes=300, body_seconds=2.0)) as there:
         assert there.post("/v1/chat/completions", ASKED | {"user": "x" * 300}).status_code == 413
         with closing(opened(there)) as slow:
             slow.sendall(head("Content-Length: 200") + b"\r\n" + BODY[:20])
@@ -110,19 +111,18 @@ def test_a_body_is_bounded_in_size_and_in_time(serve: Serve) -> None:
 
 
 def test_a_head_that_trickles_in_is_waited_for_only_so_long(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "SLOWEST_HEAD", 0.5)
+    monkeypatch.setattr(connection, "SLOWEST_HEAD", 2.0)
     with serve(LOOPBACK) as there, closing(opened(there)) as silent, closing(opened(there)) as slow:
         with pytest.raises(OSError):  # the connection is closed while it still writes
             for byte in head(*(f"X-{n}: {n}" for n in range(500))):
                 slow.sendall(bytes([byte]))
                 time.sleep(0.02)
         assert silent.recv(1) == b""
-        with closing(opened(there)) as kept:  # one that asks in time is served, again and again
-            for _ in range(2):
-                kept.sendall(head(f"Content-Length: {len(BODY)}") + b"\r\n" + BODY)
-                assert kept.recv(20).startswith(b"HTTP/1.1 200")
-                time.sleep(0.2)
-                kept.recv(1 << 16)
+        with closing(http.client.HTTPConnection(there.address.removeprefix("http://"), timeout=20)) as kept:
+            for _ in range(2):  # one that asks in time is served, again and again
+                kept.request("POST", "/v1/chat/completions", BODY)
+                answer = kept.getresponse()
+                assert answer.status == 200 and answer.read()
 
 
 def test_connections_are_bounded_and_one_more_is_told_so(serve: Serve) -> None:
@@ -133,20 +133,18 @@ def test_connections_are_bounded_and_one_more_is_told_so(serve: Serve) -> None:
         finally:
             for one in holders:
                 one.close()
-        time.sleep(0.2)
-        assert httpx2.get(f"{there.address}/healthz").status_code == 200
+        until(lambda: httpx2.get(f"{there.address}/healthz").status_code == 200)
 
 
-def test_answers_are_bounded_in_tokens_time_and_number(serve: Serve) -> None:
+def test_answers_are_bounded_in_tokens_time_and_number(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(replace(LOOPBACK, rows=1, queue=1)) as there:
         answer = there.post("/v1/chat/completions", ASKED | {"max_tokens": 10**9}).json()
         assert answer["usage"]["total_tokens"] <= 256
         many = there.post("/v1/chat/completions", ASKED | {"n": 3, "temperature": 1})
         assert (many.status_code, many.json()["error"]["code"]) == (400, "too_many_answers")
-        started = time.monotonic()
+        monkeypatch.setattr("residency.serve.asked.plain", lambda *_: pytest.fail("they were read"))
         texts = there.post("/v1/completions", {"model": "small", "prompt": ["a long text " * 20] * 4000})
         assert (texts.status_code, texts.json()["error"]["code"]) == (400, "too_many_answers")
-        assert time.monotonic() - started < 20  # they are counted before they are read
     with serve(replace(LOOPBACK, seconds=0.0)) as there:
         late = there.post("/v1/chat/completions", ASKED | {"max_tokens": 200})
         assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")

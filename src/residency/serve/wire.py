@@ -55,7 +55,7 @@ Text = Annotated[str, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
-Stops = Annotated[list[Stop], Field(max_length=MOST_STOPS)]
+StopsAsSent = Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None
 
 
 def _stops(value: Any) -> Any:
@@ -92,6 +92,7 @@ class Part(TypedDict):
     text: str
 
 
+ContentAsSent = str | list[Part]
 EMPTY: list[dict[str, Any]] = [
     {"type": "null"},
     {"enum": [False, 0, ""]},
@@ -120,7 +121,7 @@ class Message(Wire):
     model_config = ConfigDict(json_schema_extra=_as_sent_back)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=str | list[Part])]
+    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=ContentAsSent)]
 
     @model_validator(mode="before")
     @classmethod
@@ -147,7 +148,7 @@ class Sampling(Wire):
     model: Text
     stream: Switch | None = None
     stream_options: StreamOptions | None = None
-    stop: Annotated[list[str], BeforeValidator(_stops, json_schema_input_type=Stop | Stops | None)] = []
+    stop: Annotated[list[str], BeforeValidator(_stops, json_schema_input_type=StopsAsSent)] = []
     seed: Whole | None = None
     temperature: float | None = Field(None, strict=True, ge=0, le=2)
     top_p: float | None = Field(None, strict=True, gt=0, le=1)
