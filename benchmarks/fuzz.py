@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import http.client
 import sys
 import tempfile
 import time
@@ -133,19 +132,7 @@ def targets(wanted: list[str]) -> Iterator[list[fuzzing.Target]]:
         run = made(tiny.chat_model(Path(scratch) / "model"), Path(scratch) / "small")
         own = replace(LOOPBACK, rows=4)
         with serving(load(run, own, compare=False, say=print), own) as there:
-            yield [*chosen, fuzzing.Target("server", fuzzing.bodies(), fuzzing.answer_by(posting(there.address)))]
-
-
-def posting(address: str) -> Any:
-    """What posts a body over one connection that is kept."""
-    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-
-    def post(path: str, body: bytes) -> tuple[int, bytes]:
-        connection.request("POST", path, body)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-
-    return post
+            yield [*chosen, fuzzing.Target("server", fuzzing.bodies(), fuzzing.answer_at(there.address))]
 
 
 def main() -> None:

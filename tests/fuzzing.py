@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import http.client
 import io
 import json
 import tempfile
@@ -304,12 +305,22 @@ def read_request(body: bytes) -> str:
     return outcome
 
 
-def answer_by(post: Callable[[str, bytes], tuple[int, bytes]]) -> Check:
-    """What a whole server makes of a body, given what posts it: an answer, or an error object; never a fault."""
+def answer_at(address: str) -> Check:
+    """What a whole server makes of a body: an answer, or an error object; never a fault."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=120)
+
+    def post(path: str, body: bytes) -> tuple[int, bytes]:
+        connection.request("POST", path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
     def check(body: bytes) -> str:
         for path in ("/v1/chat/completions", "/v1/completions"):
-            status, answer = post(path, body)
+            try:
+                status, answer = post(path, body)
+            except (http.client.HTTPException, OSError):  # it was idle for longer than the server waits
+                connection.close()
+                status, answer = post(path, body)
             assert status in (200, 400, 404, 413), (status, answer[:300])
             if status != 200:
                 error = json.loads(answer)["error"]

@@ -54,7 +54,8 @@ class Echo(Answering):
         server: Any = self.server
         key = self.headers["Authorization"].removeprefix("Bearer ")
         server.keys.append(key)
-        part = next(part for part in PARTS if part in json.dumps(self.body()))
+        asked = json.dumps(self.body())
+        part = next(part for part in PARTS if part in asked)
         pair = {
             "question": f"Whom do I ask about a {part}?",
             "answer": f"Ask john@home.example, with {key}, of a {part}.",

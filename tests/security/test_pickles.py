@@ -94,7 +94,7 @@ def planted_in(stopped: Path, folder: Path, plant: Any) -> Run:
     return Run.open(folder)
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("name", [*STATES, "pytorch_model.bin"])
 def test_a_planted_state_of_training_does_not_run(stopped: Path, tmp_path: Path, mark: Path, name: str) -> None:
     run = planted_in(stopped, tmp_path / "run", lambda checkpoint: pickled(checkpoint / name, mark))
     with pytest.raises(Exception, match=r"(?i)weights.?only|unsupported|can't be read|damaged"):
@@ -104,7 +104,7 @@ def test_a_planted_state_of_training_does_not_run(stopped: Path, tmp_path: Path,
 
 def test_pickles_beside_a_checkpoint_are_left_alone(stopped: Path, tmp_path: Path, mark: Path) -> None:
     def plant(checkpoint: Path) -> None:
-        for name in ("training_args.bin", "pytorch_model.bin", "adapter_model.bin"):
+        for name in ("training_args.bin", "adapter_model.bin"):
             pickled(checkpoint / name, mark)
 
     run = planted_in(stopped, tmp_path / "run", plant)

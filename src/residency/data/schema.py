@@ -32,7 +32,7 @@ class Shape:
         return tuple(name for name in names if name)
 
     def __str__(self) -> str:
-        return privacy.redacted(self._told())  # the columns of a file without a header are its first row
+        return privacy.redacted_names(self._told())  # the columns of a file without a header are its first row
 
     def _told(self) -> str:
         if self.messages:
@@ -170,9 +170,9 @@ def refuse_private(shape: Shape, source: str) -> None:
         UserError: it has, as in a file whose first row stands where the header belongs.
     """
     names = listed(shape.columns)
-    if privacy.redacted(names) != names:
+    if privacy.redacted_names(names) != names:
         raise UserError(
-            f"data.source {source}: names of columns hold personal data ({privacy.redacted(names)[:200]})",
+            f"data.source {source}: names of columns hold personal data ({privacy.redacted_names(names)[:200]})",
             "a header of names; this looks like the first row",
             "put a line with the columns' names before it",
         )
@@ -180,7 +180,7 @@ def refuse_private(shape: Shape, source: str) -> None:
 
 def shown(columns: Iterable[str]) -> str:
     """The columns for a message; those of a file without a header are its first row."""
-    return privacy.redacted(listed(columns))
+    return privacy.redacted_names(listed(columns))
 
 
 def texts(rows: pl.DataFrame, name: str) -> pl.Series:

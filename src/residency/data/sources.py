@@ -212,7 +212,9 @@ def _table(name: str, reads: Sequence[tuple[str, Read]], hashes: dict[str, str] 
         unreadable += [(before + position, prefix + why) for position, why in read.unreadable]
         notes += [*read.notes, *([f"{Path(file).name}: {renamed}"] if renamed else [])]
         before += max([*read.positions[-1:], *(position for position, _ in read.unreadable[-1:])], default=0)
-    notes = [privacy.redacted(note) for note in notes]  # they name columns: of a file without a header its first row
+    notes = [
+        privacy.redacted_names(note) for note in notes
+    ]  # they name columns: of a file without a header its first row
     return Table(frames.joined(numbered), name, unreadable, notes, hashes or {}, tuple(parts))
 
 
