@@ -2,8 +2,11 @@
 
     python -m tasks demo    environment, install, the main job on the built-in model and data, the report
     python -m tasks test    the same environment; style, types and the whole test suite
+    python -m tasks audit   what is installed there, held against a database of known weaknesses (pip-audit)
+    python -m tasks sbom    what is installed there, as a CycloneDX file: build/sbom.json
+    python -m tasks fuzz    inputs made to be wrong, ten minutes each; more in benchmarks/fuzz.py
 
-`make demo` and `make test` call these. Standard library only: it runs before anything is installed.
+`make demo` and so on call these. Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / "installed"
+TOOLS = ROOT / ".venv-tools"  # what looks at an environment is no part of it
+PIP_AUDIT, CYCLONEDX = "pip-audit==2.10.1", "cyclonedx-bom==7.5.0"
+SBOM = Path("build") / "sbom.json"
+NO_DATABASE = (
+    "audit: the database of known weaknesses could not be reached, so that NOTHING is known of these packages; "
+    "run it again where it can be reached, or ask another one: make audit SERVICE=osv"
+)
 DECIDES = (ROOT / "pyproject.toml", ROOT / "constraints.txt")
 
 
@@ -52,6 +62,49 @@ def test() -> None:
     run(PYTHON, "-m", "pytest", "-n", "2", "--dist", "loadfile")
 
 
+def audit() -> None:
+    """Known weaknesses of what is installed: exit code 0 for none, 1 for some, 3 where nobody could be asked."""
+    environment()
+    service = os.environ.get("SERVICE", "pypi")
+    packages = next(path for part in ("lib/python*", "Lib") for path in VENV.glob(f"{part}/site-packages"))
+    command = [tool(PIP_AUDIT, "pip-audit"), "--path", str(packages), "--vulnerability-service", service]
+    command += ["--timeout", "20"]
+    command += ["--skip-editable", "--progress-spinner", "off"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(done.stdout + done.stderr)
+    asked = any(mark in done.stdout + done.stderr for mark in ("No known vulnerabilities", "known vulnerabilit"))
+    if not asked:
+        print(NO_DATABASE, file=sys.stderr)
+        sys.exit(3)
+    sys.exit(1 if done.returncode else 0)
+
+
+def sbom() -> None:
+    """Every installed package with its version, licence and hash where it is known, as CycloneDX 1.6."""
+    environment()
+    (ROOT / SBOM).parent.mkdir(exist_ok=True)
+    run(tool(CYCLONEDX, "cyclonedx-py"), "environment", str(PYTHON), "--pyproject", "pyproject.toml", "-o", str(SBOM))
+    print(f"{SBOM}: what `{VENV.name}` holds")
+
+
+def fuzz() -> None:
+    """Readers, recipes and the server's requests under inputs that are made to be wrong."""
+    environment()
+    run(PYTHON, str(Path("benchmarks") / "fuzz.py"))
+
+
+def tool(requirement: str, command: str) -> str:
+    """A command of a package that lies in an environment of its own, which is made where it is missing."""
+    folder = TOOLS / ("Scripts" if os.name == "nt" else "bin")
+    if not (folder / command).exists() and not (folder / f"{command}.exe").exists():
+        print(f"Installing {requirement} into {TOOLS}", file=sys.stderr, flush=True)
+        if not TOOLS.exists():
+            venv.create(TOOLS, with_pip=True)
+        quietly = ("--quiet", "--disable-pip-version-check")
+        run(folder / PYTHON.name, "-m", "pip", "install", *quietly, requirement)
+    return str(folder / command)
+
+
 def run(*command: str | Path) -> None:
     """Run a command in the project's folder; its failure is ours."""
     done = subprocess.run([str(part) for part in command], cwd=ROOT, check=False)
@@ -60,7 +113,7 @@ def run(*command: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    tasks = {"demo": demo, "test": test}
+    tasks = {"demo": demo, "test": test, "audit": audit, "sbom": sbom, "fuzz": fuzz}
     if len(sys.argv) != 2 or sys.argv[1] not in tasks:
         sys.exit(f"usage: python -m tasks {'|'.join(tasks)}")
     tasks[sys.argv[1]]()

@@ -76,8 +76,7 @@ def serving(service: Service, settings: Settings = LOOPBACK, routers: Sequence[A
     """The service behind a real socket."""
     settings = replace(settings, port=0)
     sock = server.listen(settings)
-    config = uvicorn.Config(create_app(service, settings, routers), log_level="error", access_log=False, lifespan="on")
-    web = uvicorn.Server(config)
+    web = uvicorn.Server(server.configured(create_app(service, settings, routers), settings))
     thread = threading.Thread(target=web.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

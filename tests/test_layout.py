@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "progress", "environment", "jsonl"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings", "decoding"}
+STAGE = MIDDLE | {"untrusted", "virtual", "models", "batches", "loss", "endpoint", "embeddings", "decoding"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -23,12 +23,13 @@ ALLOWED = {
     "jsonl": set(),
     "terminal": {"progress"},
     "sections": set(),
+    "untrusted": {"errors"},
     "recipe": {"errors", "sections"},
     "commented": {"recipe", "sections"},
     "tables": set(),
     "changes": {"recipe"},
     "workspace": {"errors", "recipe", "prompts"},
-    "prompts": {"errors", "recipe"},
+    "prompts": {"errors", "recipe", "untrusted"},
     "batches": {"prompts"},
     "loss": {"batches"},
     "virtual": set(),
@@ -36,7 +37,7 @@ ALLOWED = {
     "guard": {"errors", "recipe"},
     "conversation": {"errors", "prompts"},
     "decoding": MIDDLE | {"models"},
-    "models": MIDDLE | {"virtual"},
+    "models": MIDDLE | {"virtual", "untrusted"},
     "endpoint": {"errors", "sections"},
     "data": MIDDLE | {"endpoint", "languages"},
     "embeddings": {"errors", "models", "batches"},

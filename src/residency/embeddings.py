@@ -92,8 +92,9 @@ def _load() -> tuple[Any, Any]:
     from residency import models
 
     with models.quiet_libraries():
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        own: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **own)
+        model: Any = AutoModel.from_pretrained(folder, **own, dtype=torch.float32, use_safetensors=True)
     return tokenizer, model.to(models.device()).eval()
 
 

@@ -144,7 +144,7 @@ class Endpoint:
                     raise
 
     def _reply(self, prompt: str, heard: Callable[[str, str], None]) -> str:
-        reply = self._tried(lambda: self._content(self._post(prompt)))
+        reply = self._tried(lambda: self._without_key(self._content(self._post(prompt))))
         heard(prompt, reply)
         return reply
 

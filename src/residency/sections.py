@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -67,6 +68,17 @@ def against_dpo(train: Any, learn: str) -> str:
         and train.dpo.reference == "base",
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def against_trust(base: str, revision: str | None) -> str:
+    """Why code of the model `base` at `revision` may not run; empty where repository and commit are named."""
+    if not revision:
+        return "trust_remote_code needs a revision, so that the code you have read is the code that runs"
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        return "trust_remote_code needs a commit (40 hexadecimal digits) as revision: a branch or a tag can move"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", base):
+        return "trust_remote_code is for a model of the hub: name its repository, OWNER/NAME, as base"
+    return ""
 
 
 class FreezeSection(Section):

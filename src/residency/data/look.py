@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from residency.data import schema, sources
+from residency.data import privacy, schema, sources
 from residency.errors import UserError
 from residency.recipe import DataSection
 
@@ -36,7 +36,7 @@ def look(source: str, given: Any = None) -> Proposal:
     """Propose the data section of a recipe for a source, or for a data frame or data set that takes its place.
 
     Raises:
-        UserError: the source can't be read, or has no column of text.
+        UserError: the source can't be read, or has no column of text, or one with personal data for its name.
     """
     section = DataSection(source=source, on_error="skip")
     table = sources.load(section, given)
@@ -44,7 +44,9 @@ def look(source: str, given: Any = None) -> Proposal:
     lines = [f"{table.rows.height:,} rows, columns {schema.shown(n for n in table.rows.columns if n != 'row')}"]
     lines += table.notes
     if table.unreadable:
-        lines.append(f"{len(table.unreadable)} rows can't be read; the first: {table.unreadable[0][1]}")
+        lines.append(
+            f"{len(table.unreadable)} rows can't be read; the first: {privacy.redacted(table.unreadable[0][1])}"
+        )
     try:
         shape = schema.recognise(rows, section)
         lines.append(f"read as {shape}")
@@ -52,6 +54,7 @@ def look(source: str, given: Any = None) -> Proposal:
     except UserError:
         shape = _guess(rows, source)
         lines.append(f"a guess, for you to check: {shape}")
+    schema.refuse_private(shape, source)
     longest = _longest(rows, shape)
     limit = _round_up(int(longest * TOKENS_PER_WORD) + ROOM)
     lines.append(f"the longest of {rows.height:,} rows has about {longest:,} words: max_length {limit:,} tokens")

@@ -166,6 +166,8 @@ def _recognised(table: sources.Table, recipe: Recipe, progress: Progress) -> tup
         progress.say(note)
     taken = _take(table.rows, recipe.data)
     shape = schema.recognise(taken, recipe.data)
+    if recipe.data.redact:
+        schema.refuse_private(shape, table.name)
     _check_objective(shape, recipe, progress)
     if shape.other:
         progress.say(f"Columns read as {shape}; also possible: {', '.join(shape.other)} (choose in the recipe's data:)")

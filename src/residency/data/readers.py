@@ -5,21 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import polars as pl
+import pyarrow.parquet
 
-from residency.data import delimited, frames
+from residency.data import delimited, frames, privacy
 from residency.data.delimited import LONGEST
 from residency.data.files import PACKINGS, Encoding, File, encoding_of, refuse_bomb, told
 from residency.errors import UserError, listed
 
 DEEPEST = 64  # levels of nesting in a JSON value; polars' time grows with their square
+CELL = 16  # bytes of a value in a table, about
 BINARY = (".parquet", ".xlsx")
 TEXTS = (".txt", ".md", ".markdown")
 _MAGIC = {
@@ -30,6 +35,17 @@ _MAGIC = {
 }
 # What a damaged file makes a library raise; polars' PanicException is no Exception, so that nothing else catches it.
 _DAMAGED = (csv.Error, UnicodeError, OSError, zipfile.BadZipFile, NotImplementedError, pl.exceptions.PanicException)
+# zipfile's ways to say it: no archive, a place before its beginning, a password, a packing that it does not know.
+_NO_ZIP = (
+    zipfile.BadZipFile,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    zlib.error,
+    struct.error,
+    lzma.LZMAError,
+)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _NO_TEXT = "bytes that are no UTF-8"
 
@@ -65,6 +81,7 @@ class Faults:
     def add(self, position: int, why: str) -> None:
         """Note a row; a UserError where `on_error` is stop."""
         if self.options.on_error == "stop":
+            why = privacy.redacted(why)  # a key or a value of the row may stand in it
             raise UserError(f"data.source {self.file.path} {why}", fix="mend it, or set data.on_error: skip")
         self.found.append((position, why))
 
@@ -96,7 +113,7 @@ def read(path: Path, options: Options) -> Read:
 def _unreadable(file: File, error: BaseException) -> UserError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
     kind = file.suffix[1:] + file.path.suffix.lower() * bool(file.packing)
-    return UserError(f"data.source {file.path}: not a readable {kind} file ({reason})")
+    return UserError(f"data.source {file.path}: not a readable {kind} file ({privacy.redacted(reason)})")
 
 
 def _refuse_disguise(file: File, head: bytes) -> None:
@@ -141,7 +158,9 @@ def _json(file: File, options: Options) -> Read:
         if "Extra data" in str(error) and text.lstrip().startswith("{"):
             lines = _jsonl(file, options)
             return replace(lines, notes=[*lines.notes, f"{file.path.name} holds an object a line, and is read so"])
-        raise UserError(f"data.source {file.path}: not valid JSON ({_reason(error)})", "an array of objects") from None
+        raise UserError(
+            f"data.source {file.path}: not valid JSON ({privacy.redacted(_reason(error))})", "an array of objects"
+        ) from None
     return _items(file, options, value if isinstance(value, list) else _across(file, value), told(file, encoding))
 
 
@@ -294,8 +313,36 @@ def _encodes(values: list[str]) -> bool:
 
 def _parquet(file: File, _: Options) -> Read:
     with file.open() as opened:
-        rows = pl.read_parquet(io.BytesIO(opened.read()) if file.packing else opened)
+        source = io.BytesIO(opened.read()) if file.packing else opened
+        _refuse_repeated(file, source)
+        rows = pl.read_parquet(source)
     return Read(rows, range(1, rows.height + 1))
+
+
+def _refuse_repeated(file: File, source: IO[bytes]) -> None:
+    """A value that is there a billion times takes some bytes of a Parquet file and 16 GB of a table."""
+    try:
+        about = pyarrow.parquet.ParquetFile(source).metadata
+        groups = (about.row_group(group) for group in range(about.num_row_groups))
+        unpacked = max(sum(group.total_byte_size for group in groups), CELL * about.num_rows * about.num_columns)
+    except pyarrow.ArrowException as error:
+        raise OSError(str(error)) from None
+    refuse_bomb(file.path, file.path.stat().st_size, unpacked)
+    source.seek(0)
+
+
+def _refuse_packed_bomb(file: File, data: bytes) -> None:
+    """What the parts of a workbook say of their sizes is counted, and then held against what they hold."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            refuse_bomb(file.path, len(data), sum(part.file_size for part in packed.infolist()))
+            damaged = packed.testzip()
+    except UserError:
+        raise
+    except _NO_ZIP as error:
+        raise zipfile.BadZipFile(str(error)) from None
+    if damaged:
+        raise zipfile.BadZipFile(f"{damaged} is damaged")
 
 
 def _xlsx(file: File, _: Options) -> Read:
@@ -308,8 +355,7 @@ def _xlsx(file: File, _: Options) -> Read:
         ) from None
     with file.open() as opened:
         data = opened.read()
-    with zipfile.ZipFile(io.BytesIO(data)) as packed:
-        refuse_bomb(file.path, len(data), sum(part.file_size for part in packed.infolist()))
+    _refuse_packed_bomb(file, data)
     try:
         book = fastexcel.read_excel(data)
         cells = book.load_sheet(0, header_row=None, dtypes="string").to_polars()

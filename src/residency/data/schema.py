@@ -25,7 +25,16 @@ class Shape:
     vote: str | None = None
     other: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that are read."""
+        names = (self.question, self.context, self.answer, self.rejected, self.messages, self.vote)
+        return tuple(name for name in names if name)
+
     def __str__(self) -> str:
+        return privacy.redacted_names(self._told())  # the columns of a file without a header are its first row
+
+    def _told(self) -> str:
         if self.messages:
             return f"{self.kind}: each assistant turn of {self.messages}"
         asked = f"{self.question}{f' + {self.context}' if self.context else ''} -> " if self.question else ""
@@ -154,9 +163,24 @@ def _missing(field: str, columns: list[str]) -> str:
     raise UserError(f"data.{field} is missing", f"one of the columns {shown(columns)}", "name both or neither")
 
 
+def refuse_private(shape: Shape, source: str) -> None:
+    """Nothing, unless a column that is read has personal data for its name, which recipe and report would repeat.
+
+    Raises:
+        UserError: it has, as in a file whose first row stands where the header belongs.
+    """
+    names = listed(shape.columns)
+    if privacy.redacted_names(names) != names:
+        raise UserError(
+            f"data.source {source}: names of columns hold personal data ({privacy.redacted_names(names)[:200]})",
+            "a header of names; this looks like the first row",
+            "put a line with the columns' names before it",
+        )
+
+
 def shown(columns: Iterable[str]) -> str:
     """The columns for a message; those of a file without a header are its first row."""
-    return privacy.redacted(listed(columns))
+    return privacy.redacted_names(listed(columns))
 
 
 def texts(rows: pl.DataFrame, name: str) -> pl.Series:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from residency.data import frames, readers
+from residency.data import frames, privacy, readers
 from residency.data.files import File
 from residency.data.readers import FORMATS, Options, Read
 from residency.errors import UserError, listed, nearest
@@ -71,7 +71,11 @@ def load(section: DataSection, given: Any = None) -> Table:
     table = _table(GIVEN, [(GIVEN, _given(given, section))]) if given is not None else _load(section)
     if table.rows.is_empty():
         bad = table.unreadable
-        why = f"none of its {len(bad)} rows can be read (the first: {bad[0][1]})" if bad else _no_rows(table)
+        why = (
+            f"none of its {len(bad)} rows can be read (the first: {privacy.redacted(bad[0][1])})"
+            if bad
+            else _no_rows(table)
+        )
         raise UserError(f"data.source {table.name}: {why}", "at least one row")
     return table
 
@@ -93,13 +97,16 @@ def _load(section: DataSection) -> Table:
     path = _path(source)
     files = _files(section)
     hashes = inputs(section) or {}
+    links = _leading_out(path, [file for _, file in files])
     if path.is_dir() and any(File.of(file).suffix in DATASETS for _, file in files):
-        return _table(source, [(source, _hub(str(path), section))], hashes)
+        read = _hub(str(path), section)
+        return _table(source, [(source, replace(read, notes=[*read.notes, *links]))], hashes)
     if files:
         reads = [(name, readers.read(file, _options(section))) for name, file in files]
         if path.is_dir():
             reads = [_named_by_folder(name, read, path) for name, read in reads]
-        return _table(source, reads, hashes)
+        table = _table(source, reads, hashes)
+        return replace(table, notes=[*table.notes, *links])
     if path.is_dir():
         raise UserError(f"data.source {source}: the folder holds no data files", f"files such as {listed(FORMATS)}")
     if _HUB_ID.fullmatch(source) and File.of(path).suffix not in FORMATS:
@@ -146,14 +153,30 @@ def _files(section: DataSection) -> list[tuple[str, Path]]:
 
 def _globbed(path: Path) -> list[Path]:
     """The files that a pattern fits, each once whatever links lead to it."""
-    first = next((place for place, part in enumerate(path.parts) if any(c in part for c in "*?[")), None)
-    if first is None:
+    base = _base(path)
+    if base is None:
         return []
-    base = Path(*path.parts[:first])
     try:
-        return _visible(base.glob(str(Path(*path.parts[first:]))), base)
+        return _visible(base.glob(str(Path(*path.parts[len(base.parts) :]))), base)
     except (ValueError, OSError) as error:
         raise UserError(f"data.source {path}: no pattern for files ({error})", "for example data/**/*.jsonl") from None
+
+
+def _base(pattern: Path) -> Path | None:
+    """The folder that a pattern starts from; None where it is no pattern."""
+    first = next((place for place, part in enumerate(pattern.parts) if any(c in part for c in "*?[")), None)
+    return None if first is None else Path(*pattern.parts[:first])
+
+
+def _leading_out(path: Path, files: Sequence[Path]) -> list[str]:
+    """A note on links in a folder, or among the files of a pattern, that lead out of it: somebody else may have
+    planted them, to have a file learnt and published that does not belong to the data."""
+    base = path if path.is_dir() else _base(path)
+    if base is None:
+        return []
+    home = base.resolve()
+    out = [f"{file} → {file.resolve()}" for file in files if home not in file.resolve().parents]
+    return [f"links lead out of {base}, and what they lead to is read: {listed(out, 3)}"] if out else []
 
 
 def _visible(found: Iterable[Path], base: Path) -> list[Path]:
@@ -189,6 +212,9 @@ def _table(name: str, reads: Sequence[tuple[str, Read]], hashes: dict[str, str] 
         unreadable += [(before + position, prefix + why) for position, why in read.unreadable]
         notes += [*read.notes, *([f"{Path(file).name}: {renamed}"] if renamed else [])]
         before += max([*read.positions[-1:], *(position for position, _ in read.unreadable[-1:])], default=0)
+    notes = [
+        privacy.redacted_names(note) for note in notes
+    ]  # they name columns: of a file without a header its first row
     return Table(frames.joined(numbered), name, unreadable, notes, hashes or {}, tuple(parts))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,9 @@ def card(run: Run, examples: list[dict[str, Any]]) -> str:
         tags=["residency", recipe.train.method],
     )
     text = (resources.files("residency.export") / "card.md").read_text("utf-8")
-    page = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)  # Markdown
-    body = page.render(
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # Markdown
+    environment.filters["as_it_stands"] = _as_it_stands
+    body = environment.from_string(text).render(
         name=recipe.name,
         recipe=recipe,
         recipe_yaml=recipe.dump(),
@@ -56,6 +59,11 @@ def card(run: Run, examples: list[dict[str, Any]]) -> str:
         examples=examples,
     )
     return str(ModelCard(f"---\n{facts.to_yaml()}\n---\n\n{body}"))
+
+
+def _as_it_stands(text: str) -> str:
+    """A text of which Markdown makes no markup, no link and no picture."""
+    return re.sub(r"([\\`*_\[\]~|#!])", r"\\\1", html.escape(text, quote=False))
 
 
 def licence_of(section: ModelSection) -> str | None:

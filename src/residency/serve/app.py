@@ -15,7 +15,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from residency.serve import asked
+from residency.serve import asked, described
 from residency.serve.answers import GONE, Kind, streamed, whole
 from residency.serve.asked import Question
 from residency.serve.door import Counted, Door
@@ -24,8 +24,6 @@ from residency.serve.served import Served, Service
 from residency.serve.settings import Settings
 from residency.serve.ticket import Ticket
 from residency.serve.wire import ChatRequest, CompletionRequest, Sampling, read
-
-SLOWEST_BODY = 30.0  # seconds that a body may take to arrive
 
 
 def create_app(service: Service, settings: Settings, routers: Sequence[APIRouter] = ()) -> FastAPI:
@@ -40,14 +38,16 @@ def create_app(service: Service, settings: Settings, routers: Sequence[APIRouter
         yield
         await asyncio.to_thread(service.worker.stop)
 
-    # Without pages about itself: they would fetch scripts from elsewhere, and bodies are read by hand.
-    app = FastAPI(title="Residency", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    # Without pages about itself, which would fetch scripts from elsewhere; bodies are read by hand, and described so.
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, fault)
     app.include_router(_Api(service, settings).router)
     for router in routers:
         app.include_router(router)
+    document = described.describe(app, settings)
+    app.openapi = lambda: document  # type: ignore[method-assign]
     # The last one added is the first that a request meets.
     app.add_middleware(Door, settings=settings)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.answered, www_redirect=False)
@@ -62,12 +62,12 @@ class _Api:
         self.service, self.settings = service, settings
         self.router = APIRouter()
         add = self.router.add_api_route
-        add("/v1/models", self.models, methods=["GET"])
-        add("/v1/models/{name:path}", self.model, methods=["GET"])
-        add("/v1/chat/completions", self.chat, methods=["POST"])
-        add("/v1/completions", self.complete, methods=["POST"])
-        add("/healthz", self.health, methods=["GET"])
-        add("/metrics", self.metrics, methods=["GET"])
+        add("/v1/models", self.models, methods=["GET"], **described.MODELS)
+        add("/v1/models/{name:path}", self.model, methods=["GET"], **described.MODEL)
+        add("/v1/chat/completions", self.chat, methods=["POST"], **described.CHAT)
+        add("/v1/completions", self.complete, methods=["POST"], **described.TEXT)
+        add("/healthz", self.health, methods=["GET"], **described.HEALTH)
+        add("/metrics", self.metrics, methods=["GET"], **described.METRICS)
 
     async def models(self) -> Response:
         """The models that can be asked."""
@@ -92,6 +92,7 @@ class _Api:
         served = self.service.model(wanted.model)
         if not wanted.prompts:
             raise wrong("prompt is an empty list.", "prompt")
+        served.engine.refuse_more(len(wanted.prompts) * wanted.choices)  # before they are read, which takes a while
         questions = [await asyncio.to_thread(asked.plain, one, served.model, wanted.limit) for one in wanted.prompts]
         return await self._answer(request, served, questions, wanted, "text")
 
@@ -117,12 +118,10 @@ async def _json(request: Request) -> Any:
     """The request's body.
 
     Raises:
-        Refused: it is no JSON, or takes too long to come.
+        Refused: it is no JSON, or the client left before it was whole.
     """
     try:
-        body = await asyncio.wait_for(request.body(), SLOWEST_BODY)
-    except asyncio.TimeoutError:
-        raise Refused(408, f"The body took more than {SLOWEST_BODY:g} seconds to come.", "timeout") from None
+        body = await request.body()
     except ClientDisconnect:
         raise Refused(GONE, "The client has left.") from None
     try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +27,10 @@ def cookie(token: str) -> str:
 
 
 class Counted:
-    """Counts each request by its route, not its path, of which there may be any number."""
+    """Counts each request by its route, not its path, of which there may be any number.
+
+    It stands before all others, so that what is true of every answer is said here.
+    """
 
     def __init__(self, app: ASGIApp, meter: Meter) -> None:
         self.app, self.meter = app, meter
@@ -42,6 +46,7 @@ class Counted:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message).setdefault("X-Content-Type-Options", "nosniff")
             await send(message)
 
         try:
@@ -51,7 +56,7 @@ class Counted:
 
 
 class Door:
-    """Refuses pages of other origins, those without the token, and bodies that are too large."""
+    """Refuses pages of other origins, those without the token, and bodies that are too large or too slow."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings
@@ -95,18 +100,27 @@ class Door:
         return self._too_large() if not length.isdecimal() or int(length) > self.settings.body_bytes else None
 
     def _limited(self, receive: Receive) -> Receive:
-        """A body without a length is counted while it comes."""
-        seen = 0
+        """A body is counted while it comes, and has to come in time; after it, a client may wait as it likes."""
+        loop = asyncio.get_running_loop()
+        seen, end, whole = 0, loop.time() + self.settings.body_seconds, False
 
         async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            try:
+                message = await (receive() if whole else asyncio.wait_for(receive(), max(end - loop.time(), 0)))
+            except asyncio.TimeoutError:
+                raise self._too_slow() from None
+            whole = not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self.settings.body_bytes:
                 raise self._too_large()
             return message
 
         return limited
+
+    def _too_slow(self) -> Refused:
+        most = f"The body took more than {self.settings.body_seconds:g} seconds to come."
+        return Refused(408, most, "timeout", None, {"Connection": "close"})
 
     def _too_large(self) -> Refused:
         most = f"{self.settings.body_bytes:,} bytes is the most that this server reads"

@@ -19,6 +19,7 @@ from residency.decoding.batch import Asked
 from residency.decoding.choosing import Choosing
 from residency.decoding.text import Pieces
 from residency.serve.cores import Core
+from residency.serve.refused import Refused
 
 log = logging.getLogger("residency.serve")
 IDLE = 5.0  # seconds without work after which freed memory is given back
@@ -117,6 +118,16 @@ class Engine:
     def busy(self) -> bool:
         """Whether anything is to be done."""
         return bool(self.waiting or self.core.running)
+
+    def refuse_more(self, answers: int) -> None:
+        """Nothing, where a request for so many answers could ever be taken.
+
+        Raises:
+            Refused: it could not.
+        """
+        if answers > self.capacity:
+            most = f"{self.capacity} answers is the most that this server takes at once"
+            raise Refused(400, f"This request asks for {answers} answers, and {most}.", "too_many_answers", "n")
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Have these answered, all of them.

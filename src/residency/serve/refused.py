@@ -19,8 +19,9 @@ class Refused(Exception):
         param: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers or {}
+        self.status, self.message = status, " ".join(message.split())  # a field's name may hold line breaks
+        self.code, self.param, self.headers = code, param, headers or {}
+        super().__init__(self.message)
 
     def body(self) -> dict[str, Any]:
         """The error object."""

@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from residency.errors import UserError
+from residency.serve.connection import Connection
 from residency.serve.served import Service
 from residency.serve.settings import Settings
 
@@ -48,20 +49,27 @@ def address(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: FastAPI, service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> int:
-    """Answer until SIGINT or SIGTERM: then no new requests, and running ones get `settings.drain` seconds.
-
-    A second Ctrl-C ends it at once. How many answers were cut off.
-    """
-    config = uvicorn.Config(
+def configured(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """uvicorn's settings: HTTP alone, bounded connections, and no log of what is asked."""
+    return uvicorn.Config(
         app,
-        log_level="warning",
+        http=Connection,
+        ws="none",
+        limit_concurrency=settings.connections + 1,  # from which on it refuses
+        log_level="error",  # not of each request that is no HTTP, by which a stranger could fill a disk
         access_log=False,
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=max(1, round(settings.drain)),
     )
-    server = _Server(config, ready)
+
+
+def run(app: FastAPI, service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> int:
+    """Answer until SIGINT or SIGTERM: then no new requests, and running ones get `settings.drain` seconds.
+
+    A second Ctrl-C ends it at once. How many answers were cut off.
+    """
+    server = _Server(configured(app, settings), ready)
     try:
         with suppress(KeyboardInterrupt):
             server.run(sockets=[sock])

@@ -25,7 +25,9 @@ class Settings:
     hosts: tuple[str, ...] = ()
     rows: int = 16  # answers that run side by side, a model
     queue: int = 64  # answers that wait, a model
+    connections: int = 512  # that are open at once; a request on one more gets 503
     body_bytes: int = 1 << 20
+    body_seconds: float = 30.0  # that a body may take to come
     seconds: float = 300.0  # that an answer may take, waiting included
     drain: float = 30.0  # that running answers get when the server is told to stop
 

@@ -44,9 +44,7 @@ class Ticket:
             for place, question in enumerate(questions)
             for choice in range(wanted.choices)
         ]
-        if len(self.jobs) > served.engine.capacity:
-            most = f"{served.engine.capacity} answers is the most that this server takes at once"
-            raise Refused(400, f"This request asks for {len(self.jobs)} answers, and {most}.", "too_many_answers", "n")
+        served.engine.refuse_more(len(self.jobs))
         try:
             served.engine.submit(self.jobs)
         except Full as full:

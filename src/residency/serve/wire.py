@@ -10,6 +10,7 @@ import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypedDict
 
 from residency.errors import nearest
 from residency.serve.refused import Refused, wrong
@@ -53,6 +54,8 @@ MOST_CHOICES = 128
 Text = Annotated[str, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
+Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+StopsAsSent = Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None
 
 
 def _stops(value: Any) -> Any:
@@ -82,11 +85,43 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
+class Part(TypedDict):
+    """A piece of a message's text."""
+
+    type: Literal["text"]
+    text: str
+
+
+ContentAsSent = str | list[Part]
+EMPTY: list[dict[str, Any]] = [
+    {"type": "null"},
+    {"enum": [False, 0, ""]},
+    {"type": "array", "maxItems": 0},
+    {"type": "object", "maxProperties": 0},
+]
+
+
+def _as_sent_back(schema: dict[str, Any]) -> None:
+    """A message may hold more, as long as nothing is in it, and the name of who speaks."""
+    schema["properties"]["name"] = {"description": "passed over"}
+    schema["additionalProperties"] = {"anyOf": EMPTY}
+
+
+def _with_passed_over(schema: dict[str, Any]) -> None:
+    """Fields that may stand in a request without a bearing on the answer."""
+    schema["properties"] |= {name: {"description": "passed over"} for name in sorted(HARMLESS)}
+    for name, values in NOTHING.items():
+        allowed = [{"type": "null"}, *({"const": value} for value in values)]
+        schema["properties"][name] = {"anyOf": allowed, "description": "not done here"}
+
+
 class Message(Wire):
     """One message of a conversation."""
 
+    model_config = ConfigDict(json_schema_extra=_as_sent_back)
+
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(_content)]
+    content: Annotated[Text, BeforeValidator(_content, json_schema_input_type=ContentAsSent)]
 
     @model_validator(mode="before")
     @classmethod
@@ -108,10 +143,12 @@ class StreamOptions(Wire):
 class Sampling(Wire):
     """What both kinds of request have."""
 
+    model_config = ConfigDict(json_schema_extra=_with_passed_over)
+
     model: Text
     stream: Switch | None = None
     stream_options: StreamOptions | None = None
-    stop: Annotated[list[str], BeforeValidator(_stops)] = []
+    stop: Annotated[list[str], BeforeValidator(_stops, json_schema_input_type=StopsAsSent)] = []
     seed: Whole | None = None
     temperature: float | None = Field(None, strict=True, ge=0, le=2)
     top_p: float | None = Field(None, strict=True, gt=0, le=1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from residency import models
+from residency import models, untrusted
 from residency.recipe import ModelSection, Recipe
 from residency.train import adapters
 
@@ -27,7 +27,10 @@ def base(config: Any, section: ModelSection, dtype: torch.dtype = torch.float32,
     """The model before anything was done to it."""
     with torch.device("meta"), models.quiet_libraries():
         return AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=section.trust_remote_code
+            config,
+            dtype=dtype,
+            attn_implementation=attention,
+            **untrusted.options_of_code(section.trust_remote_code, section.revision, section.base),
         )
 
 

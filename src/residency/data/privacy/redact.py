@@ -72,6 +72,13 @@ def redacted(text: str) -> str:
     return str(redact(pl.DataFrame({"answer": [text]}))[0]["answer"][0])
 
 
+def redacted_names(text: str) -> str:
+    """A message with names of columns in it, without personal data: a name that stood twice has a number behind it."""
+    apart = re.sub(r"_(?=\d+\b)", " _", text)
+    public = redacted(apart)
+    return text if public == apart else public
+
+
 def told(counts: Mapping[str, int]) -> str:
     """The counts in words, without the kinds of which there are none: `4 email, 3 birth date`."""
     return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items() if count)
