@@ -59,6 +59,7 @@ class Job:
     answers: Answers | None = None
     apart: int = 0
     paired: bool = False
+    shares: int = 1
     traced: dict[tuple[Batch, bool, bool], Trace] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -113,6 +114,16 @@ class Job:
             base=base,
             fragments=fragments,
         )
+
+    def shared(self, whole: Memory, ranks: int) -> Memory:
+        """That memory on each of several devices that share out the model; see `forecast.memory.shared`."""
+        if ranks == 1:
+            return whole
+        layers = max(int(getattr(self.config, "num_hidden_layers", 1)), 1)
+        table = self.counts.vocabulary * int(getattr(self.config, "hidden_size", 0))
+        each = self.counts.weights / max(self.counts.parameters, 1)
+        layer = (self.counts.parameters - table) / layers
+        return memory.shared(whole, ranks, int(each * max(table, layer)))
 
     def with_tokens(self, tokens_per_batch: int) -> Job:
         """The same run in micro-batches of another size; what has been traced is shared."""

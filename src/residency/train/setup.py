@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from residency import models
+from residency import models, ranks
+from residency.errors import UserError
 from residency.progress import Progress
 from residency.prompts import Example, Prompt
 from residency.recipe import Recipe, TrainSection
+from residency.sections import against_ranks
 from residency.train import adapters, checkpoints, quantised
 from residency.train.best import choosing
 from residency.train.optimizers import NAMES
@@ -22,6 +24,7 @@ from residency.workspace import Run
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
 GPU_TOKENS = 16384
 VALIDATIONS_PER_EPOCH = 2
+WAITS = 7200  # seconds that ranks wait for each other: while the first writes a checkpoint, or answers questions
 
 
 @dataclass(frozen=True)
@@ -113,4 +116,22 @@ def arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> Tra
         disable_tqdm=True,
         report_to=list(section.trackers) or "none",
         run_name=recipe.name,
+        **_between_ranks(section),
     )
+
+
+def _between_ranks(section: TrainSection) -> dict[str, Any]:
+    """Arguments for several processes; the backward pass that reduces gradients meets every weight that learns.
+
+    Raises:
+        UserError: the recipe asks for what can't be done together.
+    """
+    strategy = section.distributed.strategy
+    if reason := against_ranks(section, ranks.world()):
+        raise UserError(reason)
+    found: dict[str, Any] = {"ddp_timeout": WAITS}
+    if strategy == "deepspeed":
+        return found | {"deepspeed": section.distributed.deepspeed}
+    if strategy == "fsdp" and ranks.started():
+        return found | {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
+    return found | {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
