@@ -23,6 +23,8 @@ from residency.sections import against_ranks
 PORT = 29500
 RESTARTS = 3
 STOPS = 300  # seconds that a stop may take: to the end of a step, and a checkpoint
+# Of torchrun: how long a stop may take, and a store of its own for each start (`ranks.join` says why).
+SETTINGS = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOPS), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 JOINS = 7200  # seconds that machines wait for each other, while the first prepares the data
 WORK = "/work"
 VARIABLE = re.compile(r"^\$(?:HEAD:\d+|SLURM_JOB_ID|SKYPILOT_TASK_ID)$")
@@ -98,7 +100,7 @@ class Launch:
             *lines,
             "# Add partition and account, and what makes `residency` known. All machines see this folder.",
             "set -eu",
-            f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={STOPS}",
+            *(f"export {name}={value}" for name, value in SETTINGS.items()),
             _line(["residency", *self.stage("prepare")]),
             'export HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
             "srun " + _line(self.command("$HEAD", "$SLURM_JOB_ID")),
@@ -115,7 +117,7 @@ class Launch:
             raise UserError("--sky: no GPU is named", "--gpu KIND by SkyPilot's name, such as H100")
         script = [
             "set -eu",
-            f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={STOPS}",
+            *(f"export {name}={value}" for name, value in SETTINGS.items()),
             'export HEAD=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)',
             *self._prepared("$SKYPILOT_NODE_RANK"),
             _line(self.command("$HEAD", "$SKYPILOT_TASK_ID")),
@@ -153,7 +155,7 @@ class Launch:
             "image": image,
             "workingDir": WORK,
             "command": ["bash", "-c", "\n".join(script) + "\n"],
-            "env": [{"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": str(STOPS)}],
+            "env": [{"name": name, "value": value} for name, value in SETTINGS.items()],
             "resources": {"limits": {"nvidia.com/gpu": self.devices}},
             "volumeMounts": [{"name": "work", "mountPath": WORK}, {"name": "shm", "mountPath": "/dev/shm"}],
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 from residency.errors import UserError
@@ -70,6 +71,32 @@ def joined() -> bool:
     import torch.distributed
 
     return torch.distributed.is_initialized()
+
+
+def join(seconds: float) -> None:
+    """Meet the others, and wait that long for each other from here on.
+
+    torchrun keeps its store over a restart, with the addresses of the processes that have ended in it, and whoever
+    comes first would read those (github.com/pytorch/pytorch/issues/135712). On one machine every start has a part of
+    the store to itself; on several, whose starts are counted apart, `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` gives each
+    start a new one, and `residency launch` sets it.
+    """
+    if not started():
+        return
+    import torch
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    store, number, count = next(distributed.rendezvous("env://", timeout=timedelta(seconds=seconds)))
+    if on_this_machine() == count:
+        store = distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    wait = timedelta(seconds=seconds)
+    distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=wait)
 
 
 def wait() -> None:

@@ -76,9 +76,12 @@ class DistributedSection(Section):
         "ddp", description="the whole model on each rank (ddp), a part of each weight (fsdp), or as DeepSpeed is told"
     )
     deepspeed: str | None = Field(None, min_length=1, description="of deepspeed: the JSON file of its settings")
+    recompute: bool = Field(False, description="of fsdp: keep no layer's activations, and compute them once more")
 
     @model_validator(mode="after")
     def _settings_are_there(self) -> DistributedSection:
+        if self.recompute and self.strategy != "fsdp":
+            raise ValueError(f"recompute is of strategy fsdp, and strategy is {self.strategy}")
         if (self.strategy == "deepspeed") != (self.deepspeed is not None):
             raise ValueError(
                 f"strategy is {self.strategy}, and deepspeed names {self.deepspeed or 'no file'}; "

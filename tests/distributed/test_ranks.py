@@ -22,6 +22,11 @@ from residency import pipeline
 from residency.recipe import Recipe
 from residency.train import checkpoints
 
+WAYS: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp": {"strategy": "fsdp"},
+    "again": {"strategy": "fsdp", "recompute": True},
+}
 CLOSE = 1e-5  # relative, in float32
 
 
@@ -77,6 +82,16 @@ def raw(model: Path, data: Path, **settings: Any) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def alone(crew: Crew, prepared: Path, llama_folder: Path, data_file: Path) -> Path:
+    """The training in one process."""
+    file, run = crew.folder / "alone.yaml", crew.folder / "alone"
+    file.write_text(yaml.safe_dump(raw(llama_folder, data_file)))
+    shutil.copytree(prepared, run)
+    assert crew.train(file, run, 0)["processes"]["-1"]["code"] == 0
+    return run
+
+
 @pytest.fixture
 def place(prepared: Path, llama_folder: Path, data_file: Path, tmp_path: Path) -> Any:
     """A function from a name and settings of training to a recipe's file and a prepared run folder."""
@@ -114,24 +129,25 @@ def same_weights(one: Path, other: Path, tolerance: float = 1e-4) -> None:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_two_processes_give_the_curve_of_one(method: str, crew: Crew, place: Any) -> None:
-    settings = {"method": method, "learning_rate": 0.003 if method == "full" else 0.01}
+def test_two_processes_give_the_curve_of_one_whole_or_in_parts(method: str, crew: Crew, place: Any) -> None:
+    settings: dict[str, Any] = {"method": method, "learning_rate": 0.003 if method == "full" else 0.01}
     file, one = place("one", **settings)
-    _, two = place("two", **settings)
     assert crew.train(file, one, 0)["processes"]["-1"]["code"] == 0
-    answer = crew.train(file, two, 2)
-    assert [process["code"] for process in answer["processes"].values()] == [0, 0], answer
-    assert "steps" in answer["processes"]["0"]["said"] and not answer["processes"]["1"]["said"]
-    same_curve(one, two)
-    same_weights(one, two)
-    report = json.loads((two / "train.json").read_text())
-    assert report["ranks"] == 2
-    assert pipeline.verify(two) == []
+    for name, distributed in WAYS.items():
+        file, two = place(name, **settings, distributed=distributed)
+        answer = crew.train(file, two, 2)
+        assert [process["code"] for process in answer["processes"].values()] == [0, 0], answer
+        assert "steps" in answer["processes"]["0"]["said"] and not answer["processes"]["1"]["said"], answer
+        same_curve(one, two)
+        same_weights(one, two)
+        assert json.loads((two / "train.json").read_text())["ranks"] == 2
+        assert pipeline.verify(two) == []
 
 
-def test_a_process_killed_in_a_step_costs_nothing_that_was_committed(crew: Crew, place: Any) -> None:
-    file, whole = place("whole")
-    _, killed = place("killed")
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_process_killed_in_a_step_costs_nothing_that_was_committed(way: str, crew: Crew, place: Any) -> None:
+    file, whole = place("whole", distributed=WAYS[way])
+    _, killed = place("killed", distributed=WAYS[way])
     assert crew.train(file, whole, 2)["failed"] == ""
     answer = crew.train(file, killed, 2, restarts=1, die=1, step=7)  # the newest checkpoint is of step 4
     assert answer["failed"] == "" and [p["code"] for p in answer["processes"].values()] == [0, 0], answer
@@ -141,20 +157,23 @@ def test_a_process_killed_in_a_step_costs_nothing_that_was_committed(crew: Crew,
     assert pipeline.verify(killed) == []
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 2)])
+@pytest.mark.parametrize(
+    ("way", "before", "after"), [("ddp", 2, 0), ("ddp", 0, 2), ("fsdp", 2, 1), ("fsdp", 2, 0), ("fsdp", 1, 2)]
+)
 def test_a_checkpoint_of_some_processes_is_gone_on_from_in_others(
-    before: int, after: int, crew: Crew, place: Any
+    way: str, before: int, after: int, crew: Crew, place: Any, alone: Path
 ) -> None:
-    file, whole = place("whole")
-    _, moved = place("moved")
-    assert crew.train(file, whole, 0)["processes"]["-1"]["code"] == 0
+    file, moved = place("moved", distributed=WAYS[way])
     first = crew.train(file, moved, before, die=0, step=7)
     assert not (moved / "train.json").exists(), first
-    assert checkpoints.newest(moved / "checkpoints") is not None
+    newest = checkpoints.newest(moved / "checkpoints")
+    assert newest is not None and (newest / "sharded").is_dir() == (way == "fsdp")
+    pickled = {path.name for path in newest.rglob("*") if path.suffix not in (".safetensors", ".json", ".jsonl")}
+    assert pickled <= {"scheduler.pt", "optimizer.pt", "rng_state.pth", "rng_state_0.pth", "rng_state_1.pth"}
     answer = crew.train(file, moved, after, "--resume")
     assert all(process["code"] == 0 for process in answer["processes"].values()), answer
-    same_curve(whole, moved)
-    same_weights(whole, moved)
+    same_curve(alone, moved)
+    same_weights(alone, moved)
 
 
 def test_one_process_that_is_asked_to_stop_stops_all_with_a_checkpoint(crew: Crew, place: Any) -> None:

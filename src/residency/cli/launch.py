@@ -36,7 +36,7 @@ def launch(
 ) -> None:
     """Train on several GPUs or machines: the command, a script for a cluster, or the start itself."""
     with session(debug) as terminal:
-        from residency.launch import STOPS, Launch, write
+        from residency.launch import SETTINGS, Launch, write
         from residency.recipe import Recipe
 
         loaded = Recipe.load(recipe, overrides or ())
@@ -67,10 +67,10 @@ def launch(
             show(as_json, {"command": command}, shlex.join(command))
             return
         terminal.close()
-        _start(command, STOPS)
+        _start(command, SETTINGS)
 
 
-def _start(command: list[str], stops: int) -> None:
+def _start(command: list[str], settings: dict[str, str]) -> None:
     """Be torchrun from here on, with its signals and its exit code."""
     command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
-    os.execve(sys.executable, command, {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(stops), **os.environ})
+    os.execve(sys.executable, command, {**settings, **os.environ})

@@ -121,9 +121,11 @@ class Job:
             return whole
         layers = max(int(getattr(self.config, "num_hidden_layers", 1)), 1)
         table = self.counts.vocabulary * int(getattr(self.config, "hidden_size", 0))
-        each = self.counts.weights / max(self.counts.parameters, 1)
+        each = min(self.counts.weights / max(self.counts.parameters, 1), 2 if self.precision == "bf16" else 4)
         layer = (self.counts.parameters - table) / layers
-        return memory.shared(whole, ranks, int(each * max(table, layer)))
+        mixed = self.precision == "bf16" and self.counts.trainable == self.counts.parameters
+        casts = memory.BFLOAT16 * self.counts.parameters if mixed else 0
+        return memory.shared(whole, ranks, int(each * max(table, layer)), casts)
 
     def with_tokens(self, tokens_per_batch: int) -> Job:
         """The same run in micro-batches of another size; what has been traced is shared."""

@@ -212,10 +212,11 @@ def forecast(
     )
 
 
-def shared(memory: Memory, ranks: int, unit: int) -> Memory:
+def shared(memory: Memory, ranks: int, unit: int, casts: int = 0) -> Memory:
     """The memory on each of several devices that share out weights, gradients and optimizer state (FSDP).
 
     `unit`: bytes of the largest part of the model that is gathered to be computed with; the next one comes meanwhile.
+    `casts`: bytes of the weights in 16 bits that autocast keeps over a step, and FSDP gathers as it goes instead.
     """
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
     held_in = {"load": ("weights",), "training step": tuple(parts), "merge and save": ()}
@@ -225,9 +226,11 @@ def shared(memory: Memory, ranks: int, unit: int) -> Memory:
             phases[name] = phase
             continue
         whole = sum(parts[part] for part in held_in.get(name, ("weights", "optimizer")))
-        phases[name] = Phase(phase.held - whole + whole // ranks + (gathered if name != "load" else 0), phase.mapped)
+        here = gathered - casts if name in ("training step", "validation") else 0
+        phases[name] = Phase(phase.held - whole + whole // ranks + here, phase.mapped)
     shares = {name: size // ranks for name, size in parts.items()}
-    return replace(memory, **shares, overhead=memory.overhead + gathered, phases=phases)
+    activations = memory.activations - casts
+    return replace(memory, **shares, activations=activations, overhead=memory.overhead + gathered, phases=phases)
 
 
 def _saving(counts: Counts, start: int, device: str) -> Phase:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
@@ -47,6 +48,9 @@ class RankedTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """accelerate shards on GPUs and their like alone; what is under it does so on CPUs too, as the tests need."""
+        if self.args.fsdp and self.args.bf16:  # gradients of many ranks are summed up in float32
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            self.args.fsdp_plugin_args["mixed_precision_policy"] = policy
         super().create_accelerator_and_postprocess()
         state: Any = self.accelerator.state
         if self.args.fsdp and state.distributed_type == DistributedType.MULTI_CPU:

@@ -21,7 +21,7 @@ from residency.train.guard import Guard, restore
 from residency.train.objective import objective_of
 from residency.train.planning import Forecast, forecast_here, gib, job_of
 from residency.train.results import Ending, TrainReport, report_of
-from residency.train.setup import Setup, arguments, build_model, examples_of, setup_of
+from residency.train.setup import WAITS, Setup, arguments, build_model, examples_of, setup_of
 from residency.train.steps import places_of
 from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
@@ -51,6 +51,7 @@ def train(
     """
     progress = progress or Silent()
     environment.keep_freed_memory()
+    ranks.join(WAITS)
     objective = objective_of(recipe, run, prompt, progress)
     examples, validation = examples_of(recipe, run, prompt)
     setup = setup_of(recipe, len(examples))

@@ -133,5 +133,7 @@ def _between_ranks(section: TrainSection) -> dict[str, Any]:
     if strategy == "deepspeed":
         return found | {"deepspeed": section.distributed.deepspeed}
     if strategy == "fsdp" and ranks.started():
-        return found | {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
+        recompute = section.distributed.recompute
+        config = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "activation_checkpointing": recompute}
+        return found | {"fsdp": True, "fsdp_config": config}
     return found | {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}

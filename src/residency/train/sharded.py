@@ -29,7 +29,7 @@ FLAT = StateDictOptions(ignore_frozen_params=True, flatten_optimizer_state_dict=
 
 def save(model: Any, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
     """This rank's part of the weights that learn and of the optimizer's state; the first adds the plain numbers."""
-    _write(get_model_state_dict(model, options=LEARNING), checkpoint / WEIGHTS)
+    _write(_once(model, get_model_state_dict(model, options=LEARNING)), checkpoint / WEIGHTS)
     tensors, numbers = _parted(get_optimizer_state_dict(model, optimizer, options=FLAT))
     _write(tensors, checkpoint / STATE)
     if ranks.first():
@@ -43,7 +43,7 @@ def holds(checkpoint: Path) -> bool:
 
 def load_weights(model: Any, checkpoint: Path) -> None:
     """Put a checkpoint's weights into a model, whole or in parts."""
-    found = get_model_state_dict(model, options=LEARNING)
+    found = _once(model, get_model_state_dict(model, options=LEARNING))
     _read(found, checkpoint / WEIGHTS)
     set_model_state_dict(model, found, options=LEARNING)
 
@@ -60,8 +60,13 @@ def load_optimizer(model: Any, optimizer: torch.optim.Optimizer, checkpoint: Pat
 def whole(model: Any) -> dict[str, torch.Tensor]:
     """The weights that learn, gathered on the first rank's CPU; nothing on the others. All ranks have to ask."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    found: dict[str, torch.Tensor] = get_model_state_dict(model, options=options)
-    return found
+    return _once(model, get_model_state_dict(model, options=options))
+
+
+def _once(model: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """Of weights with two names, as where the output head is tied to the embeddings, the first one alone."""
+    names = {name.replace("_checkpoint_wrapped_module.", "") for name, _ in model.named_parameters()}
+    return {name: value for name, value in state.items() if name in names}
 
 
 def _parted(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
