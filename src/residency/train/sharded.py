@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.distributed import checkpoint as dcp
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -58,9 +59,16 @@ def load_optimizer(model: Any, optimizer: torch.optim.Optimizer, checkpoint: Pat
 
 
 def whole(model: Any) -> dict[str, torch.Tensor]:
-    """The weights that learn, gathered on the first rank's CPU; nothing on the others. All ranks have to ask."""
+    """The weights that learn, gathered on the first rank's CPU; nothing on the others. All ranks have to ask.
+
+    The model is trained no further: what recomputes its activations is taken out, under which peft finds no adapters.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    return _once(model, get_model_state_dict(model, options=options))
+    found = _once(model, get_model_state_dict(model, options=options))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, CheckpointWrapper):
+            model.set_submodule(name, module.get_submodule("_checkpoint_wrapped_module"))
+    return found
 
 
 def _once(model: Any, state: dict[str, Any]) -> dict[str, Any]:
