@@ -85,6 +85,7 @@ def join(seconds: float) -> None:
         return
     import torch
     from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
     if distributed.is_initialized():
         return
@@ -92,9 +93,11 @@ def join(seconds: float) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    store, number, count = next(distributed.rendezvous("env://", timeout=timedelta(seconds=seconds)))
+    store, number, count = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
     if on_this_machine() == count:
-        store = distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = distributed.PrefixStore(  # type: ignore[attr-defined]
+            f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+        )
     wait = timedelta(seconds=seconds)
     distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=wait)
 
