@@ -13,13 +13,14 @@ ROOT = Path(__file__).parent.parent / "src" / "residency"
 MODULES = sorted(ROOT.rglob("*.py"))
 
 # What each floor may import, besides its own room. The stages know nothing of each other.
-GROUND = {"errors", "progress", "environment", "jsonl"}
+GROUND = {"errors", "progress", "environment", "jsonl", "ranks"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
 STAGE = MIDDLE | {"untrusted", "virtual", "models", "batches", "loss", "endpoint", "embeddings", "decoding"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
     "environment": set(),
+    "ranks": {"errors"},
     "jsonl": set(),
     "terminal": {"progress"},
     "sections": set(),
@@ -28,7 +29,7 @@ ALLOWED = {
     "commented": {"recipe", "sections"},
     "tables": set(),
     "changes": {"recipe"},
-    "workspace": {"errors", "recipe", "prompts"},
+    "workspace": {"errors", "recipe", "prompts", "ranks"},
     "prompts": {"errors", "recipe", "untrusted"},
     "batches": {"prompts"},
     "loss": {"batches"},
@@ -49,6 +50,7 @@ ALLOWED = {
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
+    "launch": {"errors", "recipe", "sections"},
     "notebook": MIDDLE | {"data", "train", "evaluate", "report"},
     "chat": STAGE | {"conversation", "guard"},
     "serve": STAGE | {"conversation", "guard", "ranking", "report"},
@@ -62,8 +64,10 @@ ALLOWED = {
         "errors",
         "export",
         "guard",
+        "launch",
         "models",
         "pipeline",
+        "ranks",
         "recipe",
         "serve",
         "tables",

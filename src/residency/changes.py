@@ -8,10 +8,10 @@ from typing import Any
 
 from residency.recipe import Recipe
 
-# How a step is cut into micro-batches and who watches it leave the model as it is, but for rounding.
+# How a step is cut and dealt out to ranks, and who watches it, leave the model as it is, but for rounding.
 UNIMPORTANT: dict[str, Any] = {
     **dict.fromkeys(("name", "evaluate", "study", "guard"), True),
-    "train": {"trackers", "tokens_per_batch"},
+    "train": {"trackers", "tokens_per_batch", "distributed"},
 }
 
 

@@ -62,9 +62,14 @@ def summed_loss(model: Any, batch: dict[str, torch.Tensor], smoothing: float = 0
 
 
 def fused(model: Any) -> bool:
-    """Whether head and cross-entropy of this model are gone through as one, as far as is known by now."""
+    """Whether head and cross-entropy of this model are gone through as one, as far as is known by now.
+
+    Not where several processes share out the head's weight (FSDP2's are of a mesh, DeepSpeed's have a `ds_id`).
+    """
     head = model.get_output_embeddings()
-    return type(head) is torch.nn.Linear and not getattr(head, "_changed_after", False)
+    if type(head) is not torch.nn.Linear or getattr(head, "_changed_after", False):
+        return False
+    return not (hasattr(head.weight, "device_mesh") or hasattr(head.weight, "ds_id"))
 
 
 def fused_loss(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from residency import ranks
 from residency.changes import changes
 from residency.errors import UserError, listed
 from residency.models import load_prompt
@@ -127,6 +128,7 @@ def plan(
     *,
     measure: bool = True,
     machines: Sequence[str] = (),
+    nodes: int = 1,
     fit: bool = False,
 ) -> Plan:
     """What a run will take, here and on machines of the table; see `residency.train.plan`. Leaves nothing behind.
@@ -139,10 +141,11 @@ def plan(
     progress.stage("Plan")
     with tempfile.TemporaryDirectory() as scratch:
         given, notes = _planned(recipe, folder, Run(Path(scratch)), progress)
-    found = training.plan(recipe, given, progress, measure=measure, names=machines, notes=notes)
+    found = training.plan(recipe, given, progress, measure=measure, names=machines, nodes=nodes, notes=notes)
     if fit and found.fitting and found.fitting != recipe:
         taken = f"Taken, since the recipe as it stands does not fit: {found.nearest}"
-        found = training.plan(found.fitting, given, progress, measure=measure, names=machines, notes=[*notes, taken])
+        notes = [*notes, taken]
+        found = training.plan(found.fitting, given, progress, measure=measure, names=machines, nodes=nodes, notes=notes)
     return found
 
 
@@ -183,12 +186,13 @@ def train(
 ) -> TrainReport:
     """Fine-tune on the prepared data; leaves `model/`, `metrics.jsonl`, `train.json`; see `residency.train.train`.
 
-    `resume` goes on from the newest whole checkpoint, and where training came to its end already, returns its report.
+    `resume` goes on from the newest whole checkpoint, and where training came to its end already, returns its report;
+    so does a process that torchrun starts anew.
     `fit` takes the nearest setting that this machine has memory for, where the recipe as it stands will not fit.
     """
     from residency import train as training
 
-    progress = progress or Silent()
+    progress, resume = progress or Silent(), resume or ranks.restarted()
     progress.stage("Train")
     opened = Run.open(folder)
     _refuse_other_data(recipe, opened)

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from residency.errors import UserError, listed, nearest
 from residency.sections import (
+    DistributedSection,
     DpoSection,
     FreezeSection,
     GuardSection,
@@ -122,8 +123,7 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _trust_is_pinned(self) -> ModelSection:
-        reason = against_trust(self.base, self.revision) if self.trust_remote_code else ""
-        if reason:
+        if self.trust_remote_code and (reason := against_trust(self.base, self.revision)):
             raise ValueError(reason)
         return self
 
@@ -206,9 +206,8 @@ class TrainSection(Section):
         None, description="run folder, adapter, model or checkpoint of an earlier training to go on from"
     )
     seed: int = Field(42, ge=0, description="seed of the example order and the adapters")
-    trackers: tuple[str, ...] = Field(
-        (), description="some of tensorboard, mlflow, wandb, trackio; offline in the run folder"
-    )
+    trackers: tuple[str, ...] = Field((), description="some of tensorboard, mlflow, wandb, trackio; in the run folder")
+    distributed: DistributedSection = Field(default_factory=DistributedSection, description="training by torchrun")
 
     @model_validator(mode="after")
     def _packed_weights_stay(self) -> TrainSection:

@@ -81,6 +81,49 @@ def against_trust(base: str, revision: str | None) -> str:
     return ""
 
 
+class DistributedSection(Section):
+    """How several processes, started by torchrun, share a training."""
+
+    strategy: Literal["ddp", "fsdp", "deepspeed"] = Field(
+        "ddp", description="the whole model on each rank (ddp), a part of each weight (fsdp), or as DeepSpeed is told"
+    )
+    deepspeed: str | None = Field(None, min_length=1, description="of deepspeed: the JSON file of its settings")
+    recompute: bool = Field(False, description="of fsdp: keep no layer's activations, and compute them once more")
+
+    @model_validator(mode="after")
+    def _settings_are_there(self) -> DistributedSection:
+        if self.recompute and self.strategy != "fsdp":
+            raise ValueError(f"recompute is of strategy fsdp, and strategy is {self.strategy}")
+        if (self.strategy == "deepspeed") != (self.deepspeed is not None):
+            raise ValueError(
+                f"strategy is {self.strategy}, and deepspeed names {self.deepspeed or 'no file'}; "
+                "strategy: deepspeed goes with a JSON file of its settings"
+            )
+        return self
+
+
+def against_ranks(train: Any, world: int) -> str:
+    """Which setting of a recipe's `train` section fails in `world` processes; empty where all hold."""
+    strategy = train.distributed.strategy
+    shares = strategy in ("fsdp", "deepspeed")
+    reasons = {
+        "train.objective dpo runs in one process": train.objective == "dpo" and world > 1,
+        f"train.method {train.method} can't be shared by fsdp; use lora or full, or train.distributed.strategy: ddp": (
+            strategy == "fsdp" and train.method not in ("lora", "full")
+        ),
+        f"train.lora.variant {train.lora.variant} reads whole weights, and {strategy} shares them out; use standard": (
+            shares and train.method == "lora" and train.lora.variant not in ("standard", "rslora")
+        ),
+        f"train.optimizer {train.optimizer} can't be shared by fsdp; use adamw": (
+            strategy == "fsdp" and train.optimizer != "adamw"
+        ),
+        f"train.best_by {train.best_by} needs answers of a whole model, and {strategy} shares it out; use loss": (
+            shares and train.best_by != "loss"
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
 class FreezeSection(Section):
     """Every weight is frozen but the last layers and the norm after them."""
 

@@ -20,6 +20,7 @@ from typing import Any, overload
 import numpy as np
 from filelock import FileLock, Timeout
 
+from residency import ranks
 from residency.errors import Interrupted, UserError
 from residency.prompts import Before
 from residency.recipe import Recipe
@@ -88,7 +89,7 @@ class Dialogues(Sequence[Dialogue]):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder."""
+    """A run folder. Of several ranks the first alone writes, forgets, seals and locks; for others that does nothing."""
 
     folder: Path
 
@@ -138,7 +139,7 @@ class Run:
         Votes stay, whatever goes: people gave them, and no command makes them anew.
         """
         votes = self.folder / VOTES
-        for name in names:
+        for name in names if ranks.first() else ():
             path = self.folder / name
             if path in votes.parents and votes.is_file():
                 for other in sorted(path.iterdir()):
@@ -166,8 +167,9 @@ class Run:
 
     def write_bytes(self, name: str, data: bytes) -> Path:
         """Write a file as a whole or not at all."""
-        with replacing(self.path(name)) as temporary:
-            temporary.write_bytes(data)
+        if ranks.first():
+            with replacing(self.path(name)) as temporary:
+                temporary.write_bytes(data)
         return self.folder / name
 
     def write_json(self, name: str, value: Any) -> Path:
@@ -218,6 +220,9 @@ class Run:
         Raises:
             UserError: another process holds it.
         """
+        if not ranks.first():
+            yield
+            return
         lock = FileLock(self.path(LOCK), timeout=0)
         try:
             with lock:
@@ -245,6 +250,8 @@ class Run:
 
     def seal(self, **about: Any) -> None:
         """Write the manifest: every file of the run with size and sha256, and what else is to be said `about` it."""
+        if not ranks.first():
+            return
         files = {
             str(path.relative_to(self.folder).as_posix()): {"bytes": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(self.folder.rglob("*"))

@@ -11,13 +11,12 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the pages are served by FastAPI: pip install 'residency[serve]'")
 
-from scripted import Scripted, browsing, says, served
-
 from residency import pipeline
 from residency.evaluate import results
 from residency.export import card
 from residency.recipe import Recipe
 from residency.workspace import Run
+from scripted import Scripted, browsing, says, served
 
 NASTY = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"

@@ -4,6 +4,7 @@
 """
 
 from residency.cli import make as make  # isort: skip
+from residency.cli import launch as launch  # isort: skip
 from residency.cli import judge as judge  # isort: skip
 from residency.cli import benchmark as benchmark  # isort: skip
 from residency.cli import rank as rank  # isort: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from residency import ranks
 from residency.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -62,27 +63,35 @@ def _whole(
 
 
 def show(as_json: bool, value: dict[str, Any], text: str) -> None:
-    """A command's result on stdout: as one JSON object for programs, or a line for people."""
-    print(json.dumps(value, ensure_ascii=False) if as_json else text)
+    """A command's result on stdout: as one JSON object for programs, or a line for people; once, of several ranks."""
+    if ranks.first():
+        print(json.dumps(value, ensure_ascii=False) if as_json else text)
 
 
 @contextmanager
-def session(debug: bool) -> Iterator[Terminal]:
-    """A command's work: progress on stderr, and every error as one line with its exit code."""
+def session(debug: bool, *, together: bool = False) -> Iterator[Terminal]:
+    """A command's work: progress on stderr, and every error as one line with its exit code.
+
+    `together`: it may be one of several processes that torchrun started; any other command is refused there.
+    """
     from rich.console import Console
 
     from residency.terminal import Terminal
 
-    terminal = Terminal(Console(stderr=True, highlight=False))
+    terminal = Terminal(Console(stderr=True, highlight=False, quiet=not ranks.first()))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if ranks.world() > 1 and not together:
+            started = f"started as one of {ranks.world()} processes"
+            raise UserError(started, "one process", "torchrun is for `residency train` alone")
         yield terminal
+        ranks.leave()
     except typer.Exit:
         raise
     except (UserError, Interrupted) as error:
-        _fail(terminal, str(error), error.exit_code, debug)
+        _fail(terminal, str(error) if ranks.speaks_of_errors() else "", error.exit_code, debug)
     except KeyboardInterrupt:
-        _fail(terminal, "stopped", Interrupted.exit_code, debug)
+        _fail(terminal, "stopped" if ranks.first() else "", Interrupted.exit_code, debug)
     except Exception as error:
         reason = " ".join(str(error).split())
         advice = "" if debug else " (a fault of residency; --debug shows where)"
@@ -99,5 +108,7 @@ def _fail(terminal: Terminal, message: str, code: int, debug: bool) -> None:
     terminal.close()
     if debug:
         traceback.print_exc()
-    print(f"residency: {message}", file=sys.stderr)
+    if message:
+        where = "" if ranks.first() else f" (rank {ranks.rank()})"
+        print(f"residency{where}: {message}", file=sys.stderr)
     raise typer.Exit(code)

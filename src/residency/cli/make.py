@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from residency import ranks
 from residency.cli.app import Debug, Fit, Json, Out, Overrides, RecipePath, app, session, show
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def plan(
     recipe: RecipePath = None,
     out: Out = None,
     machine: Annotated[list[str] | None, typer.Option("--machine", help="Of the table, or all; repeatable.")] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many of each --machine.")] = 1,
     no_measure: Annotated[bool, typer.Option("--no-measure", help="From the configuration alone; no steps.")] = False,
     fit: Fit = False,
     schedule: Annotated[bool, typer.Option("--schedule", help="Draw the learning rate over the steps.")] = False,
@@ -95,16 +97,14 @@ def plan(
         if schedule or steps:
             _plan_schedule(loaded, out, steps, as_json)
         else:
-            _plan(loaded, out, terminal, not no_measure, machine or [], fit, as_json)
+            wish = {"measure": not no_measure, "machines": machine or [], "nodes": nodes, "fit": fit}
+            _plan(loaded, out, terminal, wish, as_json)
 
 
-def _plan(
-    recipe: Recipe, out: Path | None, terminal: Terminal, measure: bool, machines: list[str], fit: bool, as_json: bool
-) -> None:
+def _plan(recipe: Recipe, out: Path | None, terminal: Terminal, wish: dict[str, Any], as_json: bool) -> None:
     from residency import pipeline, tables
 
-    folder = pipeline.folder_of(recipe, out)
-    found = pipeline.plan(recipe, folder, terminal, measure=measure, machines=machines, fit=fit)
+    found = pipeline.plan(recipe, pipeline.folder_of(recipe, out), terminal, **wish)
     terminal.close()
     if as_json:
         show(True, found.as_dict(), "")
@@ -123,11 +123,12 @@ def train(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fine-tune on the prepared data."""
-    with session(debug) as terminal:
+    """Fine-tune on the prepared data; under torchrun, in several processes together."""
+    with session(debug, together=True) as terminal:
         from residency import pipeline
         from residency.recipe import Recipe
 
+        ranks.refuse(fit=fit, find_lr=find_lr)
         loaded = Recipe.load(recipe, overrides or ())
         folder = pipeline.folder_of(loaded, out)
         if find_lr:
@@ -135,8 +136,9 @@ def train(
             show(as_json, {"run": str(folder), "learning_rate": sweep}, _suggestion(folder, sweep))
             return
         pipeline.train(loaded, folder, terminal, resume=resume, fit=fit)
-        report = json.loads((folder / "train.json").read_text("utf-8"))
-        show(as_json, {"run": str(folder), "train": report}, str(folder / "model"))
+        if ranks.first():
+            report = json.loads((folder / "train.json").read_text("utf-8"))
+            show(as_json, {"run": str(folder), "train": report}, str(folder / "model"))
 
 
 def _plan_schedule(recipe: Recipe, out: Path | None, steps: int | None, as_json: bool) -> None:

@@ -60,6 +60,7 @@ class Job:
     apart: int = 0
     paired: bool = False
     compiled: bool = False
+    shares: int = 1
     traced: dict[tuple[Batch, bool, bool], Trace] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -115,6 +116,18 @@ class Job:
             fragments=fragments,
             compiled=self.compiled,
         )
+
+    def shared(self, whole: Memory, ranks: int) -> Memory:
+        """That memory on each of several devices that share out the model; see `forecast.memory.shared`."""
+        if ranks == 1:
+            return whole
+        layers = max(int(getattr(self.config, "num_hidden_layers", 1)), 1)
+        table = self.counts.vocabulary * int(getattr(self.config, "hidden_size", 0))
+        each = min(self.counts.weights / max(self.counts.parameters, 1), 2 if self.precision == "bf16" else 4)
+        layer = (self.counts.parameters - table) / layers
+        mixed = self.precision == "bf16" and self.counts.trainable == self.counts.parameters
+        casts = memory.BFLOAT16 * self.counts.parameters if mixed else 0
+        return memory.shared(whole, ranks, int(each * max(table, layer)), casts)
 
     def with_tokens(self, tokens_per_batch: int) -> Job:
         """The same run in micro-batches of another size; what has been traced is shared."""

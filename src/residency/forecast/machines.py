@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from itertools import pairwise
@@ -94,6 +94,15 @@ def machines(names: Sequence[str] = ("all",)) -> list[Machine]:
         if name != "all" and name not in known:
             raise UserError(f"machine {name}: not in the table", f"all or {listed(known)}", nearest(name, known))
     return [machine for name, machine in known.items() if "all" in names or name in names]
+
+
+def several(machine: Machine, nodes: int) -> Machine:
+    """Some of a machine as one; what their devices tell each other takes time that is not foreseen."""
+    if nodes == 1:
+        return machine
+    price = None if machine.price is None else nodes * machine.price
+    name, devices = f"{nodes} x {machine.name}", nodes * machine.devices
+    return replace(machine, name=name, devices=devices, watts=nodes * machine.watts, price=price)
 
 
 def decoders() -> list[Decoder]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
@@ -214,6 +214,27 @@ def forecast(
         overhead=phases["training step"].held - counts.weights - counts.gradients - counts.optimizer - traced.peak,
         phases=phases,
     )
+
+
+def shared(memory: Memory, ranks: int, unit: int, casts: int = 0) -> Memory:
+    """The memory on each of several devices that share out weights, gradients and optimizer state (FSDP).
+
+    `unit`: bytes of the largest part of the model that is gathered to be computed with; the next one comes meanwhile.
+    `casts`: bytes of the weights in 16 bits that autocast keeps over a step, and FSDP gathers as it goes instead.
+    """
+    parts = {"weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer}
+    held_in = {"load": ("weights",), "training step": tuple(parts), "merge and save": ()}
+    gathered, phases = 2 * unit, {}
+    for name, phase in memory.phases.items():
+        if name.startswith("answer"):
+            phases[name] = phase
+            continue
+        whole = sum(parts[part] for part in held_in.get(name, ("weights", "optimizer")))
+        here = gathered - casts if name in ("training step", "validation") else 0
+        phases[name] = Phase(phase.held - whole + whole // ranks + here, phase.mapped)
+    shares = {name: size // ranks for name, size in parts.items()}
+    activations = memory.activations - casts
+    return replace(memory, **shares, activations=activations, overhead=memory.overhead + gathered, phases=phases)
 
 
 def _saving(counts: Counts, start: int, device: str) -> Phase:

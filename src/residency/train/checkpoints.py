@@ -15,14 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
 
+from residency import ranks
 from residency.changes import changes, important
 from residency.errors import UserError, listed
 from residency.recipe import Recipe
-from residency.workspace import MANIFEST, Run, replacing, sha256
+from residency.train.distributed import RankedTrainer, replacing
+from residency.workspace import MANIFEST, Run, sha256
 
 FOLDER = "checkpoints"
 METRICS = "metrics.jsonl"
@@ -31,8 +33,10 @@ LEARNT_FROM = ("data/train.jsonl", "data/validation.jsonl")
 KEPT = 2
 
 
-class CommittedCheckpoints(Trainer):
+class CommittedCheckpoints(RankedTrainer):
     """A trainer whose checkpoints are committed as a whole, with the metrics up to them, and rotated by step.
+
+    Of several ranks the first writes and commits; each adds the state of its random numbers.
 
     `origin` goes into each manifest; `metrics` is the file that is copied along; the last `kept` stay, and the best.
     """
@@ -49,17 +53,25 @@ class CommittedCheckpoints(Trainer):
         self.store_flos()
         with replacing(place(folder, step)) as made:
             self.save_model(str(made), _internal_call=True)
-            (made / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nobody reads
             self._save_optimizer_and_scheduler(str(made))
             self._save_scaler(str(made))
             self._save_rng_state(str(made))
             self._note_callbacks()
-            self.state.save_to_json(str(made / TRAINER_STATE_NAME))
-            if self.metrics:
-                shutil.copyfile(self.metrics, made / METRICS)
-            # Over: going on from here would train past the end, be it the last step or a callback's decision.
-            Run(made).seal(step=step, over=self.control.should_training_stop, **self.origin)
-        self._rotate(folder)
+            ranks.wait()
+            if ranks.first():
+                self._commit(made)
+        if ranks.first():
+            self._rotate(folder)
+
+    def _commit(self, made: Path) -> None:
+        """Add what the first rank alone knows, and seal what all have written."""
+        (made / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nobody reads
+        self.state.save_to_json(str(made / TRAINER_STATE_NAME))
+        if self.metrics:
+            shutil.copyfile(self.metrics, made / METRICS)
+        # Over: going on from here would train past the end, be it the last step or a callback's decision.
+        over = self.control.should_training_stop
+        Run(made).seal(step=self.state.global_step, over=over, **self.origin)
 
     def load_weights(self, checkpoint: Path) -> Any:
         """Put a checkpoint's weights into the model, and return it."""

@@ -121,7 +121,9 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
         for name, values in self._metrics["train"].items():  # TRL would log their plain mean
             if len(values) == len(sizes):
                 self._metrics["train"][name] = [float(np.average(values, weights=sizes))]
-        self._gone_through(batches, sum(int(batch["completion_mask"].sum()) for batch in batches), started)
+        measures = {"answer_tokens": "completion_mask", "total_tokens": "attention_mask"}
+        tokens = {name: sum(int(batch[mask].sum()) for batch in batches) for name, mask in measures.items()}
+        self._gone_through(tokens | {"padded_tokens": sum(batch["input_ids"].numel() for batch in batches)}, started)
         return loss
 
     def validation_loss(self, eval_dataset: Any = None) -> float:

@@ -10,18 +10,18 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
-from residency import environment, models
+from residency import environment, models, ranks
 from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Example, Prompt
 from residency.recipe import Recipe
-from residency.train import adapters, checkpoints, fitting, loop, merge, schedules, start, trackers
+from residency.train import adapters, checkpoints, fitting, loop, merge, schedules, sharded, start, trackers
 from residency.train.best import Judge
 from residency.train.guard import Guard, restore
 from residency.train.objective import objective_of
 from residency.train.planning import Forecast, forecast_here, gib, job_of
 from residency.train.results import Ending, TrainReport, report_of
-from residency.train.setup import Setup, arguments, build_model, examples_of, setup_of
+from residency.train.setup import WAITS, Setup, arguments, build_model, examples_of, setup_of
 from residency.train.steps import places_of
 from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
@@ -51,6 +51,7 @@ def train(
     """
     progress = progress or Silent()
     environment.keep_freed_memory()
+    ranks.join(WAITS)
     objective = objective_of(recipe, run, prompt, progress)
     examples, validation = examples_of(recipe, run, prompt)
     setup = setup_of(recipe, [*map(len, examples)])
@@ -72,8 +73,7 @@ def train(
             eval_dataset=validation or None,
             validation=validation,
             pad_id=prompt.tokenizer.pad_token_id or 0,
-            tokens_per_batch=setup.tokens_per_batch,
-            compiles=setup.compiled,
+            **setup.going,
             say=progress.say,
             judge=judge,
             callbacks=[*callbacks],
@@ -87,7 +87,8 @@ def train(
         report = report_of(trainer, setup, forecast, ending, agreement)
         report = replace(report, continued_from=continued_from, preference=preference)
         run.write_json("train.json", asdict(report))
-    checkpoints.discard(run.folder / checkpoints.FOLDER)
+    if ranks.first():
+        checkpoints.discard(run.folder / checkpoints.FOLDER)
     return report
 
 
@@ -165,8 +166,9 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint:
     def record(row: dict[str, Any]) -> None:
         nonlocal validation
         metrics.append(row)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if ranks.first():
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         if "validation_loss" in row:
             validation = f", validation {row['validation_loss']:.3f}"
             return
@@ -182,7 +184,8 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint:
 
 def _keep_start(model: Any, recipe: Recipe, run: Run) -> None:
     """The adapter before its first step, where its variant took its start out of the base's weights."""
-    if recipe.train.method == "lora" and recipe.train.lora.variant in adapters.CHANGES_THE_BASE:
+    changes_it = recipe.train.method == "lora" and recipe.train.lora.variant in adapters.CHANGES_THE_BASE
+    if changes_it and ranks.first():
         with models.quiet_libraries():
             model.save_pretrained(str(run.path(START)))
 
@@ -190,13 +193,17 @@ def _keep_start(model: Any, recipe: Recipe, run: Run) -> None:
 def _save(
     trainer: ResidencyTrainer, recipe: Recipe, run: Run, prompt: Prompt, examples: Sequence[Example]
 ) -> merge.Agreement | None:
-    """The best model as plain transformers loads it, merged in float32; the adapter apart."""
+    """The best model as plain transformers loads it, merged in float32; the adapter apart. The first rank writes."""
+    weights = sharded.whole(trainer.model) if trainer.is_fsdp_enabled else None  # gathered, where none holds all
+    if not ranks.first():
+        return None
     model, adapter, agreement = trainer.model, run.path("adapter"), None
     if recipe.train.method in adapters.ON_A_BASE:
         start = str(run.path(START)) if run.path(START).is_dir() else None
         with replacing(adapter) as folder, models.quiet_libraries():
-            trainer.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=start)
-        _let_go(trainer)
+            given = {"state_dict": weights} if weights is not None else {}
+            trainer.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=start, **given)
+        _let_go(trainer, whole=weights is None)
         model, agreement = merge.merged(recipe, adapter, examples, trainer.pad_id)
     model.generation_config.eos_token_id = prompt.stop_ids
     model.generation_config.pad_token_id = prompt.tokenizer.pad_token_id
@@ -204,16 +211,16 @@ def _save(
         if recipe.train.method == "prompt-tuning":
             merge.save_on_base(model, recipe, adapter, folder)
         else:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights if model is trainer.model else None)
         prompt.tokenizer.save_pretrained(folder)
     return agreement
 
 
-def _let_go(trainer: ResidencyTrainer) -> None:
+def _let_go(trainer: ResidencyTrainer, *, whole: bool) -> None:
     """Free what was trained, whoever still refers to it: the base is loaded once more, to be merged."""
     trainer.optimizer = None
     trainer.accelerator.free_memory()  # which holds the optimizer too
-    for parameter in trainer.model.parameters():
+    for parameter in trainer.model.parameters() if whole else ():
         parameter.grad = None
         parameter.data = parameter.data.new_empty(0)
     environment.give_back_memory(collect=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from residency import environment
+from residency import environment, ranks
 from residency.errors import UserError
 from residency.forecast.memory import Memory
 from residency.prompts import Example
@@ -23,7 +23,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that this process may hold in all: what it holds on a CPU, and what is free."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    return environment.resident() + environment.available_memory()
+    return environment.resident() + environment.available_memory() // ranks.on_this_machine()
 
 
 def refuse(

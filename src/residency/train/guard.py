@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from residency import ranks
 from residency.errors import UserError, listed
 from residency.models import quiet_libraries
 from residency.progress import Progress
@@ -96,7 +97,13 @@ def dead_adapters(model: torch.nn.Module) -> tuple[list[str], int]:
         module, found, _ = name.partition(".lora_")
         if found and "magnitude" not in name:  # DoRA's, which is no factor
             factors.setdefault(module.removeprefix("base_model.model."), []).append(weight)
-    return [module for module, own in factors.items() if any(not weight.any() for weight in own)], len(factors)
+    return [module for module, own in factors.items() if any(not _whole(w).any() for w in own)], len(factors)
+
+
+def _whole(weight: Any) -> torch.Tensor:
+    """A weight of which each rank holds a part, gathered; any other as it is."""
+    found: torch.Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return found
 
 
 def restore(trainer: Any, watch: Watch) -> Stopped:
@@ -108,16 +115,10 @@ def restore(trainer: Any, watch: Watch) -> Stopped:
     Raises:
         UserError: there is no checkpoint from before the trouble.
     """
-    finding, folder = watch.fatal, Path(trainer.args.output_dir)
+    finding = watch.fatal
     assert finding is not None
-    good = last_good(watch.curves, finding)
-    for step in checkpoints.steps(folder):
-        if step > good:
-            checkpoints.discard(checkpoints.place(folder, step))
-    best = checkpoints.place(folder, trainer.state.best_global_step or 0)
-    checkpoint = best if best.is_dir() and not checkpoints.fault_of(best) else checkpoints.newest(folder)
+    checkpoint = ranks.told(lambda: _before(trainer, last_good(watch.curves, finding)))
     if checkpoint is None:
-        checkpoints.discard(folder)
         raise UserError(
             f"training stopped by {finding.kind} at step {finding.step} of {trainer.state.max_steps}, "
             "and there is no checkpoint from before it",
@@ -126,6 +127,19 @@ def restore(trainer: Any, watch: Watch) -> Stopped:
     with quiet_libraries():
         trainer.load_weights(checkpoint)
     return Stopped(finding.kind, trainer.state.global_step, checkpoints.step_of(checkpoint))
+
+
+def _before(trainer: Any, good: int) -> Path | None:
+    """The checkpoint to fall back on, none of which is from after the step `good`; the others are removed."""
+    folder = Path(trainer.args.output_dir)
+    for step in checkpoints.steps(folder):
+        if step > good:
+            checkpoints.discard(checkpoints.place(folder, step))
+    best = checkpoints.place(folder, trainer.state.best_global_step or 0)
+    checkpoint = best if best.is_dir() and not checkpoints.fault_of(best) else checkpoints.newest(folder)
+    if checkpoint is None:
+        checkpoints.discard(folder)
+    return checkpoint
 
 
 def last_good(curves: Curves, finding: Finding) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from residency import models
+from residency import models, ranks
 from residency.errors import Interrupted
 from residency.progress import Progress
 from residency.recipe import Recipe
@@ -19,10 +19,15 @@ from residency.workspace import Run
 def resumable(run: Run, progress: Progress) -> Path | None:
     """The newest whole checkpoint, the folder tidied; none where training was stopped before its first."""
     folder = run.folder / checkpoints.FOLDER
-    found = checkpoints.newest(folder, progress.say)
+    found = ranks.told(lambda: _newest(folder, progress))
     if found is None:
         progress.say("No checkpoint to go on from: training starts at the beginning")
-    else:
+    return found
+
+
+def _newest(folder: Path, progress: Progress) -> Path | None:
+    found = checkpoints.newest(folder, progress.say)
+    if found:
         checkpoints.tidy(folder, found)
     return found
 

@@ -20,6 +20,7 @@ from residency.forecast.machines import (
     largest,
     largest_size,
     machines,
+    several,
 )
 from residency.forecast.memory import Memory
 from residency.forecast.speed import Rates, Times, energy_and_cost, times
@@ -90,7 +91,7 @@ class Elsewhere:
 
     @property
     def fits(self) -> bool:
-        """Whether one device holds the run: every device has a model of its own, and a share of each step."""
+        """Whether one device holds the run: a model of its own, or its share of one, and a share of each step."""
         return self.memory.needed <= self.machine.usable
 
     def as_dict(self) -> dict[str, Any]:
@@ -163,9 +164,10 @@ def plan(
     *,
     measure: bool = True,
     names: Sequence[str] = (),
+    nodes: int = 1,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Plan a run over some examples; `names` are machines of the table.
+    """Plan a run over some examples; `names` are machines of the table, of which there are `nodes` each.
 
     `measure`: go through a few steps in a process of its own, where the weights are here and the run fits.
     """
@@ -197,7 +199,7 @@ def plan(
         energy=energy,
         cost=cost,
         fitting=nearest,
-        elsewhere=elsewhere(recipe, given, machines(names)),
+        elsewhere=elsewhere(recipe, given, [several(machine, nodes) for machine in machines(names)]),
         notes=notes,
     )
 
@@ -207,9 +209,12 @@ def elsewhere(recipe: Recipe, given: Examples, others: Sequence[Machine]) -> lis
     setups = [_setup_on(recipe, given, machine) for machine in others]
     jobs = {setup: job_of(recipe, setup, given.training, given.validation, given.prompts) for setup in set(setups)}
     memories = {(setup, m.kind): jobs[setup].memory(m.kind) for setup, m in zip(setups, others, strict=True)}
-    return [
-        _on(machine, jobs[setup], memories[setup, machine.kind]) for setup, machine in zip(setups, others, strict=True)
-    ]
+    found = []
+    for setup, machine in zip(setups, others, strict=True):
+        job, memory = jobs[setup], memories[setup, machine.kind]
+        shares = machine.devices if recipe.train.distributed.strategy != "ddp" else 1
+        found.append(_on(machine, job, job.shared(memory, shares)))
+    return found
 
 
 def _on(machine: Machine, job: Job, memory: Memory) -> Elsewhere:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from residency import environment, models
+from residency import environment, models, ranks
 from residency.forecast.job import Answers, Job, Length
 from residency.forecast.machines import efficiency
 from residency.forecast.memory import CONTEXT, FLOAT32, Memory, Phase, count
@@ -114,6 +114,7 @@ def job_of(
         counts=counts,
         method=section.method,
         paired=section.objective == "dpo",
+        shares=ranks.world() if section.distributed.strategy != "ddp" else 1,
         traced=_traced(_named(config, recipe, setup)),
         apart=section.freeze.train_last if section.method == "freeze" else 0,
         optimizer=section.optimizer,
@@ -170,12 +171,13 @@ def forecast_of(job: Job, memory: Memory, seconds: Times, *, measured: bool = Fa
 
 def forecast_here(job: Job, device: torch.device) -> Forecast:
     """The forecast for this machine from the configuration alone: its products are timed for half a second."""
-    return forecast_of(job, memory_here(job, device), times(job, rates_here(job, device)))
+    return forecast_of(job, memory_here(job, device), times(job, rates_here(job, device), ranks.world()))
 
 
 def memory_here(job: Job, device: torch.device) -> Memory:
     """Memory on this machine, on top of what the process holds by now."""
-    return job.memory(device.type, environment.resident() if device.type == "cpu" else CONTEXT)
+    found = job.memory(device.type, environment.resident() if device.type == "cpu" else CONTEXT)
+    return job.shared(found, job.shares)
 
 
 def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:

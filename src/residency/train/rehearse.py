@@ -121,8 +121,7 @@ def main(given: Path, found: Path) -> None:
             train_dataset=[example for step in steps for example in step],
             validation=validation,
             pad_id=0,
-            tokens_per_batch=setup.tokens_per_batch,
-            compiles=setup.compiled,
+            **setup.going,
         )
         seen = _watch(trainer, setup.device, validation)
     found.write_text(json.dumps({"base": base, **seen}), "utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from residency import environment
+from residency import environment, ranks
 from residency.forecast.speed import matrix_product_speed
 from residency.train import checkpoints
 from residency.train.guard import Stopped
@@ -35,7 +35,8 @@ class TrainReport:
 
     `best_value` is what `best_by` was at `best_step`. Where `averaged` names steps, the model is the mean of them.
     Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`. `preference` has
-    the settings of DPO, and what the model prefers of held-out pairs before and after (`rewards.compared`).
+    the settings of DPO, and what the model prefers of held-out pairs before and after (`rewards.compared`). `ranks` is
+    how many processes trained together; seconds and memory are those of the first.
     """
 
     method: str
@@ -68,6 +69,7 @@ class TrainReport:
     preference: dict[str, Any] | None = None
     forecast: dict[str, dict[str, float]] = field(default_factory=dict)
     compiled: bool = False
+    ranks: int = 1
 
 
 def finished(run: Run) -> TrainReport | None:
@@ -75,7 +77,8 @@ def finished(run: Run) -> TrainReport | None:
     if not (run.folder / "train.json").is_file():
         return None
     found = run.read_json("train.json", "train")
-    checkpoints.discard(run.folder / checkpoints.FOLDER)  # a kill may have left them
+    if ranks.first():
+        checkpoints.discard(run.folder / checkpoints.FOLDER)  # a kill may have left them
     diagnosis = [Finding(**finding) for finding in found["diagnosis"]]
     return TrainReport(**{**found, "diagnosis": diagnosis, "merge": found["merge"] and Agreement(**found["merge"])})
 
@@ -110,6 +113,7 @@ def report_of(
         environment=environment.describe(),
         compiled=bool(trainer.layers and trainer.layers.pieces),
         forecast=_against(forecast, metrics[-1]["seconds"], peak_memory(device)),
+        ranks=ranks.world(),
         **(asdict(stopped) if stopped else ending.chosen),
     )
 
@@ -124,7 +128,8 @@ def _against(forecast: Forecast, seconds: float, memory: int) -> dict[str, dict[
 def _mfu(forecast: Forecast, counts: Counts, steps: int, setup: Setup) -> float:
     """Model FLOPs utilisation: the work of the steps over what a matrix product on this machine would have done."""
     dtype = torch.bfloat16 if setup.precision == "bf16" else torch.float32
-    return forecast.flops_per_step * steps / max(counts.step_seconds, 1e-9) / matrix_product_speed(dtype, setup.device)
+    speed = ranks.world() * matrix_product_speed(dtype, setup.device)
+    return forecast.flops_per_step * steps / max(counts.step_seconds, 1e-9) / speed
 
 
 def forget_peak(device: torch.device) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from residency import models
+from residency import models, ranks
 from residency.errors import UserError
 from residency.progress import Progress
 from residency.prompts import Example, Prompt
 from residency.recipe import Recipe, TrainSection
+from residency.sections import against_ranks
 from residency.train import adapters, checkpoints, outline, quantised
 from residency.train.best import choosing
 from residency.train.optimizers import NAMES
@@ -26,6 +27,7 @@ COMPILED_FROM = 2e13  # operations of a run: about a minute of two cores, twice 
 COMPILED = ("full", "lora", "freeze", "ia3")
 GPU_TOKENS = 16384
 VALIDATIONS_PER_EPOCH = 2
+WAITS = 7200  # seconds that ranks wait for each other: while the first writes a checkpoint, or answers questions
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Setup:
     steps_per_epoch: int
     tokens_per_batch: int
     compiled: bool = False  # the layers, by torch.compile
+
+    @property
+    def going(self) -> dict[str, Any]:
+        """How a ResidencyTrainer is to go through a step."""
+        return {"tokens_per_batch": self.tokens_per_batch, "compiles": self.compiled}
 
 
 def setup_of(recipe: Recipe, lengths: Sequence[int]) -> Setup:
@@ -81,7 +88,8 @@ def compiles(recipe: Recipe, device: torch.device, lengths: Sequence[int], steps
         raise UserError(f"train.compile: true with the objective {section.objective}", "auto or false", "leave it out")
     if section.compile != "auto":
         return section.compile
-    if device.type != "cpu" or section.objective != "sft" or section.method not in COMPILED:
+    shared_out = section.distributed.strategy != "ddp"
+    if device.type != "cpu" or section.objective != "sft" or section.method not in COMPILED or shared_out:
         return False
     tokens = steps * section.examples_per_step * sum(lengths) / max(len(lengths), 1)
     return 6 * outline.parameters(recipe.model) * tokens >= COMPILED_FROM
@@ -150,4 +158,24 @@ def arguments(recipe: Recipe, run: Run, setup: Setup, *, validated: bool) -> Tra
         disable_tqdm=True,
         report_to=list(section.trackers) or "none",
         run_name=recipe.name,
+        **_between_ranks(section),
     )
+
+
+def _between_ranks(section: TrainSection) -> dict[str, Any]:
+    """Arguments for several processes; the backward pass that reduces gradients meets every weight that learns.
+
+    Raises:
+        UserError: the recipe asks for what can't be done together.
+    """
+    strategy = section.distributed.strategy
+    if reason := against_ranks(section, ranks.world()):
+        raise UserError(reason)
+    found: dict[str, Any] = {"ddp_timeout": WAITS}
+    if strategy == "deepspeed":
+        return found | {"deepspeed": section.distributed.deepspeed}
+    if strategy == "fsdp" and ranks.started():
+        recompute = section.distributed.recompute
+        config = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "activation_checkpointing": recompute}
+        return found | {"fsdp": True, "fsdp_config": config}
+    return found | {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}

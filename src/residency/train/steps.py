@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from residency.batches import collate, cut
+from residency.batches import collate
 from residency.prompts import Example
+from residency.train.dealing import deal
 
 
 class EpochSampler(Sampler[int]):
@@ -39,12 +40,33 @@ def places_of(step: int, per_step: int, total: int, seed: int) -> list[int]:
 
 
 class StepCollator:
-    """A step's examples as micro-batches: `{"micro_batches": [batch, ...]}`."""
+    """A step's examples as the micro-batches of one rank: `{"micro_batches": [batch, ...], "tokens": {...}}`.
 
-    def __init__(self, pad_id: int, tokens_per_batch: int) -> None:
+    Each rank sees all examples of the step and takes its own; `tokens` counts those of all ranks, by the names of
+    `trainer.Counts`. `even`: all ranks get as many micro-batches, the last of some with nothing to learn.
+    """
+
+    def __init__(
+        self, pad_id: int, tokens_per_batch: int, rank: int = 0, ranks: int = 1, *, even: bool = False
+    ) -> None:
         self.pad_id, self.tokens_per_batch = pad_id, tokens_per_batch
+        self.rank, self.ranks, self.even = rank, ranks, even
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Cut and pad the examples of one optimizer step."""
-        places = cut([len(example) for example in examples], self.tokens_per_batch)
-        return {"micro_batches": [collate([examples[i] for i in batch], self.pad_id) for batch in places]}
+        """Deal out, cut and pad the examples of one optimizer step."""
+        dealt = deal([len(example) for example in examples], self.tokens_per_batch, self.ranks)
+        batches = [[examples[place] for place in places] for places in dealt[self.rank]]
+        if self.even:
+            batches += [[nothing_of(examples[0])]] * (max(map(len, dealt)) - len(batches))
+        every = [[examples[place] for place in places] for own in dealt for places in own]
+        tokens = {
+            "answer_tokens": sum(example.learnt for example in examples),
+            "total_tokens": sum(map(len, examples)),
+            "padded_tokens": sum(len(batch) * max(map(len, batch)) for batch in every),
+        }
+        return {"micro_batches": [collate(batch, self.pad_id) for batch in batches], "tokens": tokens}
+
+
+def nothing_of(example: Example) -> Example:
+    """An example that goes through a model and leaves no gradient: its first token, which nothing is learnt from."""
+    return Example(example.input_ids[:1], 1)

@@ -15,6 +15,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from residency import ranks
 from residency.errors import UserError
 from residency.workspace import Run
 
@@ -55,7 +56,8 @@ class Stopper(TrainerCallback):
             self.tell("Stopping after this step, with a checkpoint; once more stops at once")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Have a checkpoint written."""
+        """Have a checkpoint written; where one rank was asked to stop, all do."""
+        self.asked = ranks.any_of(self.asked)
         if self.asked:
             control.should_save = True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from residency import environment
+from residency import environment, ranks
 from residency.batches import IGNORED, collate, cut
 from residency.loss import summed_loss
 from residency.prompts import Example
@@ -19,7 +19,7 @@ from residency.train.best import Judge
 from residency.train.checkpoints import CommittedCheckpoints
 from residency.train.compiled import CompiledLayers
 from residency.train.optimizers import muon as muon_for
-from residency.train.steps import EpochSampler, StepCollator
+from residency.train.steps import EpochSampler, StepCollator, nothing_of
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
 # As TRL calls them, and as metrics.jsonl does.
@@ -28,7 +28,7 @@ REWARDS = {"rewards/margins": "reward_margin", "rewards/accuracies": "reward_acc
 
 @dataclass
 class Counts:
-    """What has gone through the model so far."""
+    """What has gone through the model so far, on all ranks; seconds of this one."""
 
     answer_tokens: int = 0
     total_tokens: int = 0
@@ -63,7 +63,9 @@ class ResidencyTrainer(CommittedCheckpoints):
 
         `compiles`: training steps go through compiled layers; `say` hears where they can't.
         """
-        super().__init__(data_collator=StepCollator(pad_id, tokens_per_batch), **options)
+        even = bool(options["args"].fsdp or options["args"].deepspeed)
+        collator = StepCollator(pad_id, tokens_per_batch, ranks.rank(), ranks.world(), even=even)
+        super().__init__(data_collator=collator, **options)
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
         self.rate, self.smoothing, self.muon = rate, smoothing, muon
         self.counts, self.heap = Counts(), environment.Heap()
@@ -103,23 +105,23 @@ class ResidencyTrainer(CommittedCheckpoints):
         """Forward and backward over a step's micro-batches; returns the mean loss of its answer tokens (nats)."""
         started = time.perf_counter()
         model.train()
-        batches = self._prepare_inputs(inputs)["micro_batches"]
-        total = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
+        batches, tokens = self._prepare_inputs(inputs)["micro_batches"], inputs["tokens"]
+        each = ranks.world() / max(tokens["answer_tokens"], 1)  # the losses of the ranks are averaged
         loss = torch.zeros((), device=self.args.device)
-        for batch in batches:
+        for place, batch in enumerate(batches, start=1):
             self._choose_attention(batch["input_ids"].shape[1])
             with self.compute_loss_context_manager(), self._compiled(batch):
-                share = summed_loss(model, batch, self.smoothing) / max(total, 1)
-            self.accelerator.backward(share)
+                share = summed_loss(self.called, batch, self.smoothing) * each
+            self.backward(share, last=place == len(batches))
             loss += share.detach()
-        self._gone_through(batches, total, started)
+        self.reduce_gradients()
+        self._gone_through(tokens, started)
         return loss
 
-    def _gone_through(self, batches: Any, answer_tokens: int, started: float) -> None:
-        """Count a step's micro-batches, and give back what the heap has outgrown."""
-        self.counts.answer_tokens += answer_tokens
-        self.counts.total_tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
-        self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
+    def _gone_through(self, tokens: dict[str, int], started: float) -> None:
+        """Count a step's tokens, and give back what the heap has outgrown."""
+        for name, count in tokens.items():
+            setattr(self.counts, name, getattr(self.counts, name) + count)
         if self.args.device.type == "cpu":
             self.heap.settle()
         compiling = self.layers.take_seconds() if self.layers else 0.0
@@ -132,9 +134,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         """Mean cross-entropy of the validation answers' tokens (nats), as `eval_loss`, and the judge's metrics."""
         metrics = {f"{metric_key_prefix}_loss": self.validation_loss(eval_dataset)}
         if self.judge:
-            self._choose_attention(SHORT)
-            with self.compute_loss_context_manager():
-                found = self.judge(self.model)
+            found = ranks.told(self._judged)
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -145,19 +145,34 @@ class ResidencyTrainer(CommittedCheckpoints):
         examples = list(eval_dataset) if eval_dataset is not None else list(self.validation)
         environment.give_back_memory(collect=False)
         self.model.eval()
-        summed, tokens = 0.0, 0
+        summed = tokens = 0.0
         with torch.no_grad():
-            for places in cut([len(example) for example in examples], 2 * self.tokens_per_batch):
-                batch = self._prepare_inputs(collate([examples[i] for i in places], self.pad_id))
+            for batch in self._own(examples):
                 self._choose_attention(batch["input_ids"].shape[1])
                 with self.compute_loss_context_manager():
-                    summed += float(summed_loss(self.model, batch))
+                    summed += float(summed_loss(self.called, batch))
                 tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
         environment.give_back_memory(collect=False)
+        summed, tokens = ranks.summed([summed, tokens])
         return summed / max(tokens, 1)
 
     def _compiled(self, batch: dict[str, torch.Tensor]) -> AbstractContextManager[None]:
         return self.layers.on(batch) if self.layers else nullcontext()
+
+    def _own(self, examples: Sequence[Example]) -> Iterator[dict[str, torch.Tensor]]:
+        """This rank's batches of some examples, which learn nothing."""
+        batches = [[examples[i] for i in places] for places in cut(list(map(len, examples)), 2 * self.tokens_per_batch)]
+        if self.in_step:
+            batches += [[nothing_of(examples[0])]] * (-len(batches) % ranks.world())
+        for batch in batches[ranks.rank() :: ranks.world()]:
+            yield self._prepare_inputs(collate(batch, self.pad_id))
+
+    def _judged(self) -> dict[str, float]:
+        """What the judge says of the model's answers; where each rank holds the whole model, the first asks for all."""
+        assert self.judge is not None
+        self._choose_attention(SHORT)
+        with self.compute_loss_context_manager():
+            return self.judge(self.model)
 
     def _choose_attention(self, width: int) -> None:
         if self.by_length:
