@@ -43,7 +43,7 @@ ALLOWED = {
     "embeddings": {"errors", "models", "batches"},
     "report": MIDDLE,
     "ranking": MIDDLE,
-    "forecast": GROUND | {"batches"},
+    "forecast": GROUND | {"batches", "loss"},
     "train": STAGE | {"forecast"},
     "evaluate": STAGE | {"languages", "guard"},
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},

@@ -30,7 +30,7 @@ def checkup() -> list[Look]:
     described = environment.describe()
     looks = [Look(name, found) for name, found in described.items() if name in ("machine", "system", OWN)]
     looks += [_library(requirement) for requirement in _needed()]
-    return [*looks, _device(), _memory(), *_caches(), *(_extra(name) for name in _extras())]
+    return [*looks, _device(), _compiler(), _memory(), *_caches(), *(_extra(name) for name in _extras())]
 
 
 def as_dict(looks: list[Look]) -> dict[str, Any]:
@@ -75,6 +75,13 @@ def _device() -> Look:
         gigabytes = torch.cuda.get_device_properties(0).total_memory / 2**30
         return Look("device", f"{torch.cuda.get_device_name(0)}, {gigabytes:.0f} GiB, {bf16}")
     return Look("device", f"CPU, {torch.get_num_threads()} threads, {bf16}")
+
+
+def _compiler() -> Look:
+    found = environment.compiler()
+    return Look(
+        "compiler", found or "no C++ compiler", "" if found else "install g++ or clang++: long trainings get faster"
+    )
 
 
 def _memory() -> Look:

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import platform
+import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ CONTROL_GROUPS = (
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 KERNELS = "128"  # that oneDNN keeps; each shape of a batch makes its own, about 1 MiB each, and it would keep 1,024
+COMPILERS = ("c++", "g++", "clang++", "cl")
 LIBRARIES = ("residency", "torch", "transformers", "peft", "accelerate", "tokenizers", "polars", "sacrebleu")
 
 
@@ -122,6 +124,11 @@ def available_memory() -> int:
             continue
         free = min(free, max(most - now, 0))
     return free
+
+
+def compiler() -> str | None:
+    """A C++ compiler on the path, which torch.compile needs on a CPU."""
+    return next(filter(None, map(shutil.which, COMPILERS)), None)
 
 
 def processor() -> str:

@@ -192,6 +192,7 @@ class TrainSection(Section):
     neftune: float = Field(0.0, ge=0, le=100, description="noise on the embeddings while training; 5 is usual, 0: none")
     label_smoothing: Share = Field(0.0, description="share of each target spread over the whole vocabulary")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 where the processor has it")
+    compile: Literal["auto"] | bool = Field("auto", description="torch.compile the layers; auto: in long runs on a CPU")
     evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: two an epoch")
     patience: int = Field(0, ge=0, description="stop after this many validations without a better one; 0: never")
     best_by: Literal["loss", "rouge-l", "chrf", "stops"] = Field(

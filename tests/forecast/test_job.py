@@ -22,7 +22,7 @@ def job_for(recipe: dict[str, Any], *, tokens: int = 128, **train: Any) -> Job:
     settings = {**recipe["train"], "tokens_per_batch": tokens, "precision": "fp32", **train}
     loaded = Recipe.parse({**recipe, "train": settings})
     examples = [Example(tuple(range(30 + place)), 20) for place in range(20)]
-    return planning.job_of(loaded, setup_of(loaded, 20), examples, examples[:4], [20, 24])
+    return planning.job_of(loaded, setup_of(loaded, [*map(len, examples)]), examples, examples[:4], [20, 24])
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from residency import models
 from residency.forecast.trace import Batch, Trace, trace, trace_by_depth
-from residency.loss import token_losses
+from residency.loss import summed_loss
 from residency.recipe import LoraSection, ModelSection
 from residency.train.adapters import attach_lora
 
@@ -44,7 +44,7 @@ def saved_by_autograd(model: Any, batch: dict[str, torch.Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
-        loss = token_losses(model, batch)[0].sum()
+        loss = summed_loss(model, batch)
         assert loss.requires_grad
     return sum(kept.values())
 

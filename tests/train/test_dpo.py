@@ -98,7 +98,7 @@ def trainer_of(raw: dict[str, Any], prepared: Path, folder: Path, **settings: An
     shutil.copytree(prepared, folder)
     recipe, run = recipe_of(raw, **settings), Run(folder)
     prompt = Prompt.build(recipe.prompt, load_tokenizer(recipe.model))
-    setup = setup_of(recipe, len(run.dialogues("train")))
+    setup = setup_of(recipe, [1] * len(run.dialogues("train")))
     return objective.objective_of(recipe, run, prompt, Silent()).trainer(
         model=build_model(recipe, setup, Silent()),
         args=arguments(recipe, run, setup, validated=True),

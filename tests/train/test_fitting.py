@@ -24,12 +24,12 @@ def recipe(small_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Rec
 
 
 def needed(recipe: Recipe) -> int:
-    setup = setup_of(recipe, len(EXAMPLES))
+    setup = setup_of(recipe, [*map(len, EXAMPLES)])
     return memory_here(job_of(recipe, setup, EXAMPLES, []), setup.device).needed
 
 
 def nearest(recipe: Recipe, free: int) -> Recipe | None:
-    return fitting.fitted(recipe, setup_of(recipe, len(EXAMPLES)), EXAMPLES, [], free)
+    return fitting.fitted(recipe, setup_of(recipe, [*map(len, EXAMPLES)]), EXAMPLES, [], free)
 
 
 def test_changes_are_mildest_first(recipe: Recipe) -> None:
@@ -50,7 +50,7 @@ def test_the_nearest_that_fits_is_taken_and_said(recipe: Recipe) -> None:
 
 
 def test_what_will_not_fit_is_refused_in_one_line(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = setup_of(recipe, len(EXAMPLES))
+    setup = setup_of(recipe, [*map(len, EXAMPLES)])
     memory = memory_here(job_of(recipe, setup, EXAMPLES, []), setup.device)
     fitting.refuse(recipe, setup, memory, EXAMPLES, [])
     monkeypatch.setattr(environment, "available_memory", lambda: 0)

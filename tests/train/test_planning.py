@@ -32,7 +32,7 @@ def recipe_with(small_recipe: dict[str, Any], train: dict[str, Any]) -> Recipe:
 @pytest.mark.parametrize("train", METHODS, ids=lambda train: "-".join([train["method"], str(train.get("lora", ""))]))
 def test_the_outline_of_a_model_counts_as_the_model_itself(small_recipe: dict[str, Any], train: dict[str, Any]) -> None:
     recipe = recipe_with(small_recipe, train)
-    setup = setup_of(recipe, len(EXAMPLES))
+    setup = setup_of(recipe, [*map(len, EXAMPLES)])
     job = job_of(recipe, setup, EXAMPLES, EXAMPLES[:4])
     model = build_model(recipe, setup, Silent())
     base = sum(parameter.numel() for parameter in models.load_base(recipe.model).parameters())
@@ -45,7 +45,7 @@ def test_frozen_layers_cost_no_backward_pass(small_recipe: dict[str, Any]) -> No
     flops = {}
     for method in ("full", "freeze"):
         recipe = recipe_with(small_recipe, {"method": method, "freeze": {"train_last": 1}})
-        job = job_of(recipe, setup_of(recipe, len(EXAMPLES)), EXAMPLES, [])
+        job = job_of(recipe, setup_of(recipe, [*map(len, EXAMPLES)]), EXAMPLES, [])
         flops[method] = job.flops()[0]
     assert flops["freeze"] < flops["full"]
 
@@ -54,14 +54,14 @@ def test_packed_weights_are_counted_in_four_bits(small_recipe: dict[str, Any]) -
     weights = {}
     for method in ("lora", "qlora"):
         recipe = recipe_with(small_recipe, {"method": method})
-        weights[method] = job_of(recipe, setup_of(recipe, len(EXAMPLES)), EXAMPLES, []).counts.weights
+        weights[method] = job_of(recipe, setup_of(recipe, [*map(len, EXAMPLES)]), EXAMPLES, []).counts.weights
     assert 0 < weights["qlora"] < weights["lora"]
 
 
 def test_packed_weights_are_as_many_bytes_as_bitsandbytes_takes(small_recipe: dict[str, Any]) -> None:
     pytest.importorskip("bitsandbytes")
     recipe = recipe_with(small_recipe, {"method": "qlora"})
-    setup = setup_of(recipe, len(EXAMPLES))
+    setup = setup_of(recipe, [*map(len, EXAMPLES)])
     counted = job_of(recipe, setup, EXAMPLES, []).counts.weights
     model = build_model(recipe, setup, Silent())
     held = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -73,7 +73,7 @@ def test_a_run_takes_no_less_than_its_rehearsal_and_a_long_one_fills_its_heap(
     small_recipe: dict[str, Any], device: str
 ) -> None:
     recipe, gib = recipe_with(small_recipe, {"method": "lora"}), 2**30
-    job = job_of(recipe, setup_of(recipe, len(EXAMPLES)), EXAMPLES, [])
+    job = job_of(recipe, setup_of(recipe, [*map(len, EXAMPLES)]), EXAMPLES, [])
     job = replace(job, counts=replace(job.counts, weights=gib))  # so that they weigh in a step
     seen = Measured(job.steps, gib, 3 * gib, int(2.9 * gib), gib, compute=1e9, forward=1e9, step=0, start=0)
     before = gib if device == "cpu" else 0

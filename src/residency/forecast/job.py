@@ -59,6 +59,7 @@ class Job:
     answers: Answers | None = None
     apart: int = 0
     paired: bool = False
+    compiled: bool = False
     traced: dict[tuple[Batch, bool, bool], Trace] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -112,6 +113,7 @@ class Job:
             device=device,
             base=base,
             fragments=fragments,
+            compiled=self.compiled,
         )
 
     def with_tokens(self, tokens_per_batch: int) -> Job:

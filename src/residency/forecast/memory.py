@@ -18,6 +18,8 @@ PACKED = 0.5 + (1 + 4 / 256) / 64
 # nothing: glibc keeps fragments between the blocks (measured by benchmarks/forecast_accuracy.py: 1.3 to 5.6 times, and
 # 2.4 in the middle); a GPU's caching allocator rounds and splits its segments.
 FRAGMENTS = {"cpu": 2.3, "cuda": 1.1, "mps": 1.1}
+# The same where layers are compiled on a CPU, over what the plain ones would have alive: they keep less.
+FRAGMENTS_COMPILED = 1.2
 FRAGMENTS_OF_A_PASS = {"cpu": 1.6, "cuda": 1.1, "mps": 1.1}
 KERNELS = 160 * 2**20  # what oneDNN compiles for the shapes of a run
 CONTEXT = 512 * 2**20  # a CUDA context with the kernels that are loaded
@@ -179,18 +181,20 @@ def forecast(
     device: str = "cpu",
     base: int = LIBRARIES,
     fragments: float | None = None,
+    compiled: bool = False,
 ) -> Memory:
     """Memory of a run from the counts of its model and the traces of its largest micro-batches.
 
     `base`: what the process holds before a model is loaded. `fragments`: what the allocator holds over what is alive in
-    a step.
+    a step. `compiled`: the layers are.
     """
-    spread, passing = fragments or FRAGMENTS[device], FRAGMENTS_OF_A_PASS[device]
+    usual = FRAGMENTS_COMPILED if compiled and device == "cpu" else FRAGMENTS[device]
+    spread, passing = fragments or usual, FRAGMENTS_OF_A_PASS[device]
     start = base if device == "cpu" else CONTEXT
     batch, traced = training
     logits = min(logits_bytes(batch.learnt, counts.vocabulary, counts.precision), traced.peak)
-    compiled = KERNELS if device == "cpu" and not fragments else 0
-    fixed = start + compiled + counts.weights + counts.optimizer
+    kernels = KERNELS if device == "cpu" and not fragments else 0
+    fixed = start + kernels + counts.weights + counts.optimizer
     phases = {
         "load": Phase(start + counts.weights, _mapped(counts.file, device)),
         "training step": Phase(fixed + counts.gradients + max(int(spread * traced.peak), counts.temporary)),

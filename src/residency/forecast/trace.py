@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from residency.loss import fused, fused_loss
+
 Build = Callable[[Any], Any]  # a model's configuration to the model itself, ready to be trained
 ATEN = torch.ops.aten
 FLOPS = {  # torch counts the operations of a GPU's attention kernels; a CPU's do the same
@@ -72,7 +74,7 @@ def trace(model: Any, batch: Batch, *, autocast: bool = False, backward: bool = 
         alive.peak = before
         with torch.set_grad_enabled(backward), torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
             loss, _kept = _forward(model, batch, cache)
-        saved, forward = alive.now - before, alive.flops
+        saved, forward = alive.now - before, alive.flops - (_made_early(model, batch) if backward else 0)
         if backward:
             loss.backward()
     return Trace(saved, alive.peak - before, alive.flops, forward)
@@ -108,12 +110,17 @@ def _cut(config: Any, layers: int) -> Any:
 
 
 def _forward(model: Any, batch: Batch, cache: bool) -> tuple[torch.Tensor, Any]:
-    """The loss as `loss.token_losses` takes it, and the cache, which must stay alive.
+    """The loss as `loss.summed_loss` takes it, and the cache, which must stay alive.
 
     Fake tensors have no values to choose positions by, so that these are given by their places.
     """
     ids = torch.zeros(batch.rows, batch.width, dtype=torch.long)
     places = torch.zeros(batch.learnt, dtype=torch.long)
+    if fused(model) and not cache:
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        loss = fused_loss(model, inputs, lambda hidden: hidden.flatten(0, 1)[places], torch.zeros_like(places))
+        if loss is not None:
+            return loss, None
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[places],))
     try:
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=cache)
@@ -121,6 +128,14 @@ def _forward(model: Any, batch: Batch, cache: bool) -> tuple[torch.Tensor, Any]:
         hook.remove()
     losses = torch.nn.functional.cross_entropy(output.logits.float(), torch.zeros_like(places), reduction="none")
     return losses.sum(), getattr(output, "past_key_values", None)
+
+
+def _made_early(model: Any, batch: Batch) -> int:
+    """Operations of the head's backward pass that `loss.fused_loss` does in the forward pass."""
+    if not fused(model):
+        return 0
+    weight = model.get_output_embeddings().weight
+    return 2 * batch.learnt * int(weight.numel()) * (2 if weight.requires_grad else 1)
 
 
 @contextmanager

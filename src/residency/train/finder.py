@@ -64,7 +64,7 @@ def find_learning_rate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progr
     environment.keep_freed_memory()
     rows = ((d.question, d.answer, d.before) for d in run.dialogues("train"))
     examples = prompt.examples(rows, recipe.model.max_length)
-    setup = replace(setup_of(recipe, len(examples)), steps=STEPS)
+    setup = replace(setup_of(recipe, [*map(len, examples)]), steps=STEPS)
     watcher = _Watcher(progress)
     with tempfile.TemporaryDirectory() as scratch, models.quiet_libraries():
         options = arguments(recipe, Run(Path(scratch)), setup, validated=False)
@@ -76,6 +76,8 @@ def find_learning_rate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progr
             validation=[],
             pad_id=prompt.tokenizer.pad_token_id or 0,
             tokens_per_batch=setup.tokens_per_batch,
+            compiles=setup.compiled,
+            say=progress.say,
             rate=lambda step: (HIGHEST / LOWEST) ** (step / (STEPS - 1)),
             smoothing=recipe.train.label_smoothing,
             muon=recipe.train.optimizer == "muon",

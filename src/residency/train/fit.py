@@ -53,7 +53,7 @@ def train(
     environment.keep_freed_memory()
     objective = objective_of(recipe, run, prompt, progress)
     examples, validation = examples_of(recipe, run, prompt)
-    setup = setup_of(recipe, len(examples))
+    setup = setup_of(recipe, [*map(len, examples)])
     longest = max(map(len, examples))
     with trackers.offline(recipe.train.trackers, run.folder), told_plainly(run, setup.tokens_per_batch, longest):
         options = arguments(recipe, run, setup, validated=bool(validation))
@@ -73,6 +73,8 @@ def train(
             validation=validation,
             pad_id=prompt.tokenizer.pad_token_id or 0,
             tokens_per_batch=setup.tokens_per_batch,
+            compiles=setup.compiled,
+            say=progress.say,
             judge=judge,
             callbacks=[*callbacks],
             origin=checkpoints.origin_of(recipe, run, continued_from),
@@ -111,7 +113,7 @@ def fitted(recipe: Recipe, run: Run, prompt: Prompt) -> Recipe:
         UserError: none does.
     """
     examples, validation = examples_of(recipe, run, prompt)
-    setup = setup_of(recipe, len(examples))
+    setup = setup_of(recipe, [*map(len, examples)])
     free = fitting.free_memory(setup.device)
     found = fitting.fitted(recipe, setup, examples, validation, free)
     if found is None:
@@ -156,7 +158,7 @@ def _record(trainer: ResidencyTrainer, run: Run, progress: Progress, checkpoint:
     metrics: list[dict[str, Any]] = []
     if checkpoint:
         metrics = [json.loads(line) for line in (checkpoint / checkpoints.METRICS).read_text("utf-8").splitlines()]
-        trainer.counts = Counts(**{count.name: metrics[-1][count.name] for count in fields(Counts)})
+        trainer.counts = Counts(**{count.name: metrics[-1].get(count.name, 0) for count in fields(Counts)})
     run.write_jsonl(checkpoints.METRICS, metrics)
     validation = ""
 

@@ -35,7 +35,7 @@ from residency.train.planning import (
     memory_measured,
     rates_measured,
 )
-from residency.train.setup import CPU_TOKENS, GPU_TOKENS, Setup, examples_of, setup_of
+from residency.train.setup import Setup, compiles, examples_of, setup_of, tokens_at_once
 from residency.workspace import Run
 
 ASSUMED_ROWS, ASSUMED_TOKENS = 1000, 512
@@ -170,7 +170,7 @@ def plan(
     `measure`: go through a few steps in a process of its own, where the weights are here and the run fits.
     """
     notes = list(notes)
-    setup = setup_of(recipe, len(given.training))
+    setup = setup_of(recipe, [*map(len, given.training)])
     job = job_of(recipe, setup, given.training, given.validation, given.prompts)
     forecast, free = forecast_here(job, setup.device), fitting.free_memory(setup.device)
     if measure and not models.has_weights(recipe.model):
@@ -231,15 +231,15 @@ def _on(machine: Machine, job: Job, memory: Memory) -> Elsewhere:
 
 def _setup_on(recipe: Recipe, given: Examples, machine: Machine) -> Setup:
     """How a machine goes through the recipe's steps: what is automatic here may be something else there."""
-    section, on_gpu = recipe.train, machine.kind != "cpu"
-    tokens = section.tokens_per_batch
-    if tokens == "auto":
-        tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
+    section, lengths = recipe.train, [*map(len, given.training)]
+    here, device = setup_of(recipe, lengths), torch.device("cpu" if machine.kind == "cpu" else "cuda")
+    compiled = compiles(recipe, device, lengths, here.steps)
     return replace(
-        setup_of(recipe, len(given.training)),
+        here,
         precision=machine.precision if section.precision == "auto" else section.precision,
-        device=torch.device("cuda" if on_gpu else "cpu"),
-        tokens_per_batch=tokens,
+        device=device,
+        tokens_per_batch=tokens_at_once(section, device, compiled=compiled),
+        compiled=compiled,
     )
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
-from residency import environment, models, untrusted
+from residency import environment, models
 from residency.forecast.job import Answers, Job, Length
 from residency.forecast.machines import efficiency
 from residency.forecast.memory import CONTEXT, FLOAT32, Memory, Phase, count
@@ -19,10 +18,12 @@ from residency.forecast.speed import Rates, Times, copy_speed, matrix_product_sp
 from residency.forecast.trace import Trace
 from residency.prompts import Example
 from residency.recipe import Recipe
-from residency.train import adapters
+from residency.train import outline
 from residency.train.setup import Setup, validated_every
 from residency.train.steps import EpochSampler
 
+LEAST_COMPILED = 0.3  # of what plain layers have alive: what compiled ones have at least
+COMPILING = 20.0  # seconds that a compiler takes of a run's start, where nothing was measured
 VARIES = 1.1  # what some step of a run takes on a GPU, over the most that a few took
 
 
@@ -97,8 +98,8 @@ def job_of(
     lengths = [length(example) for example in examples]
     order = list(EpochSampler(len(lengths), section.seed))
     size = section.examples_per_step
-    base = _base(config, recipe, torch.float32, "sdpa")
-    model = _skeleton(config, recipe, setup.precision, "sdpa")
+    base = outline.base(config, recipe.model)
+    model = outline.trained(config, recipe, setup.precision, "sdpa")
     counts = count(
         model,
         section.optimizer,
@@ -109,7 +110,7 @@ def job_of(
     )
     return Job(
         config=config,
-        build=lambda smaller, attention: _skeleton(smaller, recipe, setup.precision, attention),
+        build=lambda smaller, attention: outline.trained(smaller, recipe, setup.precision, attention),
         counts=counts,
         method=section.method,
         paired=section.objective == "dpo",
@@ -119,6 +120,7 @@ def job_of(
         precision=setup.precision,
         attention=_attention(recipe, setup.device.type),
         tokens_per_batch=setup.tokens_per_batch,
+        compiled=setup.compiled,
         order=tuple(order),
         epoch=tuple(
             tuple(lengths[place] for place in order[start : start + size]) for start in range(0, len(order), size)
@@ -189,7 +191,8 @@ def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
         passing *= VARIES
     elif job.steps > seen.steps:
         passing = max(passing, environment.Heap.GROWN * seen.natural - before - fixed)
-    found = job.memory(device.type, base, max(1.0, passing / job.largest[1].peak))
+    least = LEAST_COMPILED if job.compiled else 1.0
+    found = job.memory(device.type, base, max(least, passing / job.largest[1].peak))
     if "validation" not in found.phases:
         return found
     validating = Phase(base - before + seen.validation)
@@ -206,27 +209,11 @@ def rates_here(job: Job, device: torch.device) -> Rates:
     share = efficiency(device.type)
     dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
     return Rates(
-        share.compute * matrix_product_speed(dtype, device), share.bandwidth * copy_speed(device), share.launch
+        share.compute * matrix_product_speed(dtype, device),
+        share.bandwidth * copy_speed(device),
+        share.launch,
+        start=COMPILING if job.compiled else 0.0,
     )
-
-
-def _skeleton(config: Any, recipe: Recipe, precision: str, attention: str) -> Any:
-    """The model as `setup.build_model` prepares it, on the meta device: shapes and types, no weights."""
-    section = recipe.train
-    frozen = section.method in adapters.ON_A_BASE
-    base = _base(config, recipe, torch.bfloat16 if precision == "bf16" and frozen else torch.float32, attention)
-    with torch.device("meta"):
-        return adapters.attach(base, adapters.in_outline(section))
-
-
-def _base(config: Any, recipe: Recipe, dtype: torch.dtype, attention: str) -> Any:
-    with torch.device("meta"), models.quiet_libraries():
-        return AutoModelForCausalLM.from_config(
-            config,
-            dtype=dtype,
-            attn_implementation=attention,
-            **untrusted.options_of_code(recipe.model.trust_remote_code, recipe.model.revision, recipe.model.base),
-        )
 
 
 def _attention(recipe: Recipe, device: str) -> str:

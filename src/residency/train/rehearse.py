@@ -44,6 +44,8 @@ def rehearse(recipe: Recipe, job: Job, examples: Sequence[Example], validation: 
     Raises:
         UserError: it ended early, most often because memory ran out.
     """
+    as_in_the_run = {"compile": job.compiled, "tokens_per_batch": job.tokens_per_batch}  # a few steps alone are short
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=as_in_the_run)})
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "given.json", Path(folder) / "found.json"
         steps = [[_plain(example) for example in step] for step in chosen(job, examples)]
@@ -89,7 +91,7 @@ def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: lis
     from_step = 1 if len(work) > 1 else 0
     inside, whole = sum(seen["inside"][from_step:]), sum(seen["whole"][from_step:])
     compute = sum(work[from_step:]) / max(inside, 1e-9)
-    start = max(seen["inside"][0] - work[0] / compute, 0.0) if from_step else 0.0
+    start = seen["compiling"] + (max(seen["inside"][0] - work[0] / compute, 0.0) if from_step else 0.0)
     forward = sum(job.work.forward(b) for b in batches([length(_example(e)) for e in asked], 2 * job.tokens_per_batch))
     return Measured(
         compute=compute,
@@ -109,7 +111,7 @@ def main(given: Path, found: Path) -> None:
     validation = [_example(plain) for plain in content["validation"]]
     environment.keep_freed_memory()
     base = environment.resident()
-    setup = replace(setup_of(recipe, sum(map(len, steps))), steps=len(steps))
+    setup = replace(setup_of(recipe, [len(example) for step in steps for example in step]), steps=len(steps))
     model = build_model(recipe, setup, Silent())
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Rehearsal(
@@ -120,6 +122,7 @@ def main(given: Path, found: Path) -> None:
             validation=validation,
             pad_id=0,
             tokens_per_batch=setup.tokens_per_batch,
+            compiles=setup.compiled,
         )
         seen = _watch(trainer, setup.device, validation)
     found.write_text(json.dumps({"base": base, **seen}), "utf-8")
@@ -143,6 +146,7 @@ def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example])
         "validation": peak_memory(device),
         "inside": watch.inside,
         "whole": watch.whole,
+        "compiling": trainer.counts.compile_seconds,
         "validated": time.perf_counter() - started,
     }
 
@@ -167,15 +171,17 @@ class _Watch(TrainerCallback):
         self.inside: list[float] = []
         self.whole: list[float] = []
         self.peaks: list[int] = []
-        self.started, self.spent = 0.0, 0.0
+        self.started, self.spent, self.compiled = 0.0, 0.0, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Look at the clock."""
-        self.started, self.spent = time.perf_counter(), self.trainer.counts.step_seconds
+        counts = self.trainer.counts
+        self.started, self.spent, self.compiled = time.perf_counter(), counts.step_seconds, counts.compile_seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """And again."""
-        self.whole.append(time.perf_counter() - self.started)
+        compiling = self.trainer.counts.compile_seconds - self.compiled
+        self.whole.append(time.perf_counter() - self.started - compiling)
         self.inside.append(self.trainer.counts.step_seconds - self.spent)
         self.peaks.append(peak_memory(self.device))
         if len(self.whole) > 1 and sum(self.whole) > ENOUGH:

@@ -67,6 +67,7 @@ class TrainReport:
     continued_from: dict[str, Any] | None = None
     preference: dict[str, Any] | None = None
     forecast: dict[str, dict[str, float]] = field(default_factory=dict)
+    compiled: bool = False
 
 
 def finished(run: Run) -> TrainReport | None:
@@ -107,6 +108,7 @@ def report_of(
         merge=agreement,
         summary=forecast.as_dict(),
         environment=environment.describe(),
+        compiled=bool(trainer.layers and trainer.layers.pieces),
         forecast=_against(forecast, metrics[-1]["seconds"], peak_memory(device)),
         **(asdict(stopped) if stopped else ending.chosen),
     )

@@ -10,16 +10,20 @@ import torch
 from transformers import TrainingArguments
 
 from residency import models
+from residency.errors import UserError
 from residency.progress import Progress
 from residency.prompts import Example, Prompt
 from residency.recipe import Recipe, TrainSection
-from residency.train import adapters, checkpoints, quantised
+from residency.train import adapters, checkpoints, outline, quantised
 from residency.train.best import choosing
 from residency.train.optimizers import NAMES
 from residency.train.schedules import steps_of
 from residency.workspace import Run
 
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
+COMPILED_TOKENS = 2048  # not so where the layers are compiled, which go over memory less often
+COMPILED_FROM = 2e13  # operations of a run: about a minute of two cores, twice what the compiler takes of it
+COMPILED = ("full", "lora", "freeze", "ia3")
 GPU_TOKENS = 16384
 VALIDATIONS_PER_EPOCH = 2
 
@@ -33,21 +37,54 @@ class Setup:
     steps: int
     steps_per_epoch: int
     tokens_per_batch: int
+    compiled: bool = False  # the layers, by torch.compile
 
 
-def setup_of(recipe: Recipe, examples: int) -> Setup:
-    """bf16 where the processor computes in it, micro-batches of a size that this device is fast at."""
+def setup_of(recipe: Recipe, lengths: Sequence[int]) -> Setup:
+    """bf16 where the processor computes in it, micro-batches of a size that this device is fast at.
+
+    `lengths`: tokens of each training example.
+    """
     section, device = recipe.train, models.device()
     fast = "bf16" if models.computes_bf16() else "fp32"
-    default = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
-    steps, steps_per_epoch = steps_of(section, examples)
+    steps, steps_per_epoch = steps_of(section, len(lengths))
+    compiled = compiles(recipe, device, lengths, steps)
     return Setup(
         precision=fast if section.precision == "auto" else section.precision,
         device=device,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
-        tokens_per_batch=default if section.tokens_per_batch == "auto" else section.tokens_per_batch,
+        tokens_per_batch=tokens_at_once(section, device, compiled=compiled),
+        compiled=compiled,
     )
+
+
+def tokens_at_once(section: TrainSection, device: torch.device, *, compiled: bool) -> int:
+    """The recipe's size of a micro-batch, or the one that such a device is fast at."""
+    if section.tokens_per_batch != "auto":
+        return section.tokens_per_batch
+    if device.type != "cpu":
+        return GPU_TOKENS
+    return COMPILED_TOKENS if compiled else CPU_TOKENS
+
+
+def compiles(recipe: Recipe, device: torch.device, lengths: Sequence[int], steps: int) -> bool:
+    """Whether the layers are compiled: as the recipe says, or where a run on a CPU is so long that it pays.
+
+    The run's operations decide and no clock: the same recipe is trained in the same way each time.
+
+    Raises:
+        UserError: it is asked for where training does not go through it.
+    """
+    section = recipe.train
+    if section.compile is True and section.objective != "sft":
+        raise UserError(f"train.compile: true with the objective {section.objective}", "auto or false", "leave it out")
+    if section.compile != "auto":
+        return section.compile
+    if device.type != "cpu" or section.objective != "sft" or section.method not in COMPILED:
+        return False
+    tokens = steps * section.examples_per_step * sum(lengths) / max(len(lengths), 1)
+    return 6 * outline.parameters(recipe.model) * tokens >= COMPILED_FROM
 
 
 def examples_of(recipe: Recipe, run: Run, prompt: Prompt) -> tuple[Sequence[Example], Sequence[Example]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,10 +13,11 @@ from transformers import TrainerCallback
 
 from residency import environment
 from residency.batches import IGNORED, collate, cut
-from residency.loss import token_losses
+from residency.loss import summed_loss
 from residency.prompts import Example
 from residency.train.best import Judge
 from residency.train.checkpoints import CommittedCheckpoints
+from residency.train.compiled import CompiledLayers
 from residency.train.optimizers import muon as muon_for
 from residency.train.steps import EpochSampler, StepCollator
 
@@ -31,7 +33,8 @@ class Counts:
     answer_tokens: int = 0
     total_tokens: int = 0
     padded_tokens: int = 0
-    step_seconds: float = 0.0
+    step_seconds: float = 0.0  # without those of the compiler
+    compile_seconds: float = 0.0
 
 
 class ResidencyTrainer(CommittedCheckpoints):
@@ -52,13 +55,19 @@ class ResidencyTrainer(CommittedCheckpoints):
         rate: Callable[[int], float] | None = None,
         smoothing: float = 0.0,
         muon: bool = False,
+        compiles: bool = False,
+        say: Callable[[str], None] = lambda _: None,
         **options: Any,
     ) -> None:
-        """`rate` gives the share of the learning rate at a step; `smoothing` is of the labels, in training alone."""
+        """`rate` gives the share of the learning rate at a step; `smoothing` is of the labels, in training alone.
+
+        `compiles`: training steps go through compiled layers; `say` hears where they can't.
+        """
         super().__init__(data_collator=StepCollator(pad_id, tokens_per_batch), **options)
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
         self.rate, self.smoothing, self.muon = rate, smoothing, muon
         self.counts, self.heap = Counts(), environment.Heap()
+        self.layers = CompiledLayers(self.model, say, bf16=self.args.bf16) if compiles else None
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -99,8 +108,8 @@ class ResidencyTrainer(CommittedCheckpoints):
         loss = torch.zeros((), device=self.args.device)
         for batch in batches:
             self._choose_attention(batch["input_ids"].shape[1])
-            with self.compute_loss_context_manager():
-                share = token_losses(model, batch, self.smoothing)[0].sum() / max(total, 1)
+            with self.compute_loss_context_manager(), self._compiled(batch):
+                share = summed_loss(model, batch, self.smoothing) / max(total, 1)
             self.accelerator.backward(share)
             loss += share.detach()
         self._gone_through(batches, total, started)
@@ -113,7 +122,9 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.counts.padded_tokens += sum(batch["input_ids"].numel() for batch in batches)
         if self.args.device.type == "cpu":
             self.heap.settle()
-        self.counts.step_seconds += time.perf_counter() - started
+        compiling = self.layers.take_seconds() if self.layers else 0.0
+        self.counts.compile_seconds += compiling
+        self.counts.step_seconds += time.perf_counter() - started - compiling
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -140,10 +151,13 @@ class ResidencyTrainer(CommittedCheckpoints):
                 batch = self._prepare_inputs(collate([examples[i] for i in places], self.pad_id))
                 self._choose_attention(batch["input_ids"].shape[1])
                 with self.compute_loss_context_manager():
-                    losses, _ = token_losses(self.model, batch)
-                summed, tokens = summed + float(losses.sum()), tokens + losses.numel()
+                    summed += float(summed_loss(self.model, batch))
+                tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
         environment.give_back_memory(collect=False)
         return summed / max(tokens, 1)
+
+    def _compiled(self, batch: dict[str, torch.Tensor]) -> AbstractContextManager[None]:
+        return self.layers.on(batch) if self.layers else nullcontext()
 
     def _choose_attention(self, width: int) -> None:
         if self.by_length:

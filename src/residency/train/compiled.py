@@ -1,0 +1,145 @@
+"""The repeated layers of a model as compiled pieces (torch.compile): one for all of them, since they are alike.
+
+Norms, rotations, activations and casts, which a layer does one after the other over memory, become a few loops. The
+model stays transformers' own: what is compiled is the call of a layer, and only while a training step goes through it.
+
+A piece is compiled for rows and widths of any number. What a compiler makes of it may still depend on the shape that it
+saw first, and a training that was stopped sees another one first. So each kind of batch is shown a batch of a fixed
+shape before anything of it is learnt: the pieces, and with them the bits, are the same however often it was stopped.
+The first batch that is learnt from also goes through the plain layers; where the two don't agree, the plain ones it is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from residency import environment, models
+from residency.loss import summed_loss
+
+ROWS, WIDTH = 5, 40  # of the batch of a fixed shape; two numbers, so that no piece is made for squares
+# Largest relative differences of loss and gradient norm on the first batch.
+AGREE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 0.1)}
+Kind = tuple[str, bool, bool]
+
+
+class CompiledLayers:
+    """The layers of `model`, compiled for each kind of batch when the first of it comes.
+
+    `say` hears once why nothing is compiled, where that is so.
+    """
+
+    def __init__(self, model: Any, say: Callable[[str], None], *, bf16: bool = False) -> None:
+        """`bf16`: training steps compute in it."""
+        self.model, self.say = model, say
+        self.bounds = AGREE[torch.bfloat16 if bf16 else torch.float32]
+        self.ready: set[Kind] = set()
+        self.seconds = 0.0
+        self.pieces: list[tuple[Any, Any]] = []  # each layer, and what calls it compiled
+        layers = repeated(model)
+        if not layers:
+            self._plain("the model doesn't name the layers that it repeats")
+        elif environment.compiler() is None:
+            self._plain("no C++ compiler is here (g++ or clang++)")
+        else:
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(models.cache_folder() / "compiled"))
+            self.pieces = [(layer, torch.compile(layer._call_impl, dynamic=True)) for layer in layers]
+
+    @contextmanager
+    def on(self, batch: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Inside this block a pass over `batch` goes through compiled layers."""
+        kind = self._kind(batch)
+        if self.pieces and kind not in self.ready:
+            started = time.perf_counter()
+            self._prepare(kind, batch)
+            self.ready.add(kind)
+            self.seconds += time.perf_counter() - started
+        with self._in_place():
+            yield
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """torch calls a layer by its `_compiled_call_impl` where it has one (nn.Module.compile)."""
+        for layer, piece in self.pieces:
+            layer._compiled_call_impl = piece
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module="torch")  # what torch.compile tells its developers
+                yield
+        finally:
+            for layer, _ in self.pieces:
+                layer._compiled_call_impl = None
+
+    def take_seconds(self) -> float:
+        """What it took since this was last asked."""
+        found, self.seconds = self.seconds, 0.0
+        return found
+
+    def _kind(self, batch: dict[str, torch.Tensor]) -> Kind:
+        """What a piece is made for: the attention, one row or several, and with SDPA whether anything is padded."""
+        attention = str(self.model.config._attn_implementation)
+        return attention, len(batch["input_ids"]) == 1, attention == "eager" or not bool(batch["attention_mask"].all())
+
+    def _prepare(self, kind: Kind, batch: dict[str, torch.Tensor]) -> None:
+        try:
+            with self._in_place():
+                self._go(_fixed(kind, batch["input_ids"].device))
+                found = None if self.ready else self._go(batch)
+        except Exception as error:  # whatever a compiler says, training goes on without it
+            self._plain((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+            return
+        if found is not None and self._repeatable():
+            self._compare(self._go(batch), found)
+
+    def _compare(self, plain: tuple[float, float], found: tuple[float, float]) -> None:
+        apart = [abs(b - a) / max(abs(a), 1e-9) for a, b in zip(plain, found, strict=True)]
+        if not all(far <= bound for far, bound in zip(apart, self.bounds, strict=True)):
+            self._plain(f"loss and gradient are {apart[0]:.2%} and {apart[1]:.2%} from those of plain ones")
+
+    def _go(self, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+        """Loss and gradient norm; gradients that are there stay as they are, and so do the random numbers."""
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        kept = [parameter.grad for parameter in learning]
+        for parameter in learning:
+            parameter.grad = None
+        try:
+            with torch.random.fork_rng():
+                loss = summed_loss(self.model, batch)
+                loss.backward()
+            norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+            return float(loss.detach()), float(norm)
+        finally:
+            for parameter, gradient in zip(learning, kept, strict=True):
+                parameter.grad = gradient
+
+    def _repeatable(self) -> bool:
+        return not any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in self.model.modules())
+
+    def _plain(self, reason: str) -> None:
+        self.pieces = []
+        self.say(f"Layers are not compiled: {reason}")
+
+
+def repeated(model: Any) -> list[torch.nn.Module]:
+    """The layers that a model repeats, by what transformers says must stay on one device; none where it doesn't."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    found: list[torch.nn.Module] = []
+    for part in model.modules():
+        if type(part).__name__ in names and not any(part is inner for outer in found for inner in outer.modules()):
+            found.append(part)
+    return found
+
+
+def _fixed(kind: Kind, device: torch.device) -> dict[str, torch.Tensor]:
+    _, alone, padded = kind
+    ids = torch.arange(WIDTH, device=device).repeat(1 if alone else ROWS, 1)
+    mask, labels = torch.ones_like(ids), ids.clone()
+    if padded and not alone:
+        mask[1:, -3:], labels[1:, -3:] = 0, -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
