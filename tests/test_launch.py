@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -106,8 +105,6 @@ def test_a_kubernetes_job_is_indexed_and_its_pods_find_the_first_by_name(tmp_pat
     found = as_torchrun_reads_it(script.splitlines()[-1].removeprefix("exec "))
     assert found.rdzv_endpoint == "doctor-0.doctor:29500"
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    if shutil.which("kubectl"):
-        subprocess.run(["kubectl", "create", "--dry-run=client", "-f", str(file)], check=True)
 
 
 @pytest.mark.parametrize(
