@@ -13,11 +13,13 @@ ROOT = Path(__file__).parent.parent / "src" / "residency"
 MODULES = sorted(ROOT.rglob("*.py"))
 
 # What each floor may import, besides its own room. The stages know nothing of each other.
-GROUND = {"errors", "progress", "environment", "jsonl"}
+GROUND = {"errors", "disk", "hub", "progress", "environment", "jsonl"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"virtual", "models", "batches", "loss", "endpoint", "embeddings", "decoding"}
+STAGE = MIDDLE | {"virtual", "models", "origin", "batches", "loss", "endpoint", "embeddings", "decoding"}
 ALLOWED = {
     "errors": set(),
+    "disk": {"errors"},
+    "hub": set(),
     "progress": set(),
     "environment": set(),
     "jsonl": set(),
@@ -27,7 +29,7 @@ ALLOWED = {
     "commented": {"recipe", "sections"},
     "tables": set(),
     "changes": {"recipe"},
-    "workspace": {"errors", "recipe", "prompts"},
+    "workspace": {"disk", "errors", "recipe", "prompts"},
     "prompts": {"errors", "recipe"},
     "batches": {"prompts"},
     "loss": {"batches"},
@@ -37,6 +39,7 @@ ALLOWED = {
     "conversation": {"errors", "prompts"},
     "decoding": MIDDLE | {"models"},
     "models": MIDDLE | {"virtual"},
+    "origin": MIDDLE | {"models"},
     "endpoint": {"errors", "sections"},
     "data": MIDDLE | {"endpoint", "languages"},
     "embeddings": {"errors", "models", "batches"},
@@ -46,6 +49,7 @@ ALLOWED = {
     "train": STAGE | {"forecast"},
     "evaluate": STAGE | {"languages", "guard"},
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
+    "again": STAGE | {"data", "pipeline"},
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
     "notebook": MIDDLE | {"data", "train", "evaluate", "report"},
@@ -54,6 +58,7 @@ ALLOWED = {
     "export": STAGE,
     "checkup": {"environment", "models"},
     "cli": {
+        "again",
         "assessments",
         "chat",
         "checkup",

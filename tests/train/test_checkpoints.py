@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 import yaml
 
 from residency.train import checkpoints
+from warm import Lives
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forks of a warm process"),
@@ -25,36 +23,10 @@ pytestmark = [
 KILLS = 20
 
 
-class Lives:
-    """Starts trainings in a warm process; see lives.py."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "lives.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
-        )  # fmt: skip
-
-    def live(self, recipe: Path, folder: Path, *options: str, command: str = "train", **wish: Any) -> dict[str, Any]:
-        argv = [command, str(recipe), "--out", str(folder), *options]
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps({"argv": argv, "folder": str(folder), **wish}) + "\n")
-        self.process.stdin.flush()
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return found
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(timeout=20)
-
-
 @pytest.fixture(scope="module")
 def lives() -> Iterator[Lives]:
-    warm = Lives()
-    yield warm
-    warm.close()
+    with Lives.warm() as warm:
+        yield warm
 
 
 def written(raw: dict[str, Any], folder: Path, **settings: Any) -> Path:

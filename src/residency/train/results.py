@@ -35,7 +35,8 @@ class TrainReport:
 
     `best_value` is what `best_by` was at `best_step`. Where `averaged` names steps, the model is the mean of them.
     Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`. `preference` has
-    the settings of DPO, and what the model prefers of held-out pairs before and after (`rewards.compared`).
+    the settings of DPO, and what the model prefers of held-out pairs before and after (`rewards.compared`). `made_from`
+    names the base model's files by hash, the seed and the versions.
     """
 
     method: str
@@ -67,6 +68,7 @@ class TrainReport:
     continued_from: dict[str, Any] | None = None
     preference: dict[str, Any] | None = None
     forecast: dict[str, dict[str, float]] = field(default_factory=dict)
+    made_from: dict[str, Any] | None = None
 
 
 def finished(run: Run) -> TrainReport | None:

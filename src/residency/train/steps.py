@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,8 +39,15 @@ def places_of(step: int, per_step: int, total: int, seed: int) -> list[int]:
     return list(sampler)[place * per_step : (place + 1) * per_step]
 
 
+@dataclass(frozen=True)
+class Given:
+    """The examples that a step was cut from, should it have to be cut anew; libraries take it for no batch."""
+
+    examples: Sequence[Any]
+
+
 class StepCollator:
-    """A step's examples as micro-batches: `{"micro_batches": [batch, ...]}`."""
+    """A step's examples as micro-batches: `{"micro_batches": [batch, ...], "given": Given}`."""
 
     def __init__(self, pad_id: int, tokens_per_batch: int) -> None:
         self.pad_id, self.tokens_per_batch = pad_id, tokens_per_batch
@@ -47,4 +55,5 @@ class StepCollator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Cut and pad the examples of one optimizer step."""
         places = cut([len(example) for example in examples], self.tokens_per_batch)
-        return {"micro_batches": [collate([examples[i] for i in batch], self.pad_id) for batch in places]}
+        batches = [collate([examples[i] for i in batch], self.pad_id) for batch in places]
+        return {"micro_batches": batches, "given": Given(examples)}

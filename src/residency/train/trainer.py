@@ -18,6 +18,7 @@ from residency.train.best import Judge
 from residency.train.checkpoints import CommittedCheckpoints
 from residency.train.optimizers import muon as muon_for
 from residency.train.steps import EpochSampler, StepCollator
+from residency.train.stopping import is_memory, refuse_one_each
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
 # As TRL calls them, and as metrics.jsonl does.
@@ -41,6 +42,7 @@ class ResidencyTrainer(CommittedCheckpoints):
     """
 
     model: Any
+    recuts = True  # whether a step that finds too little memory is cut anew
 
     def __init__(
         self,
@@ -52,12 +54,17 @@ class ResidencyTrainer(CommittedCheckpoints):
         rate: Callable[[int], float] | None = None,
         smoothing: float = 0.0,
         muon: bool = False,
+        tell: Callable[[str], None] = lambda _: None,
         **options: Any,
     ) -> None:
-        """`rate` gives the share of the learning rate at a step; `smoothing` is of the labels, in training alone."""
+        """`rate` gives the share of the learning rate at a step; `smoothing` is of the labels, in training alone.
+
+        `tell` hears that a step found too little memory, and is gone through in smaller micro-batches.
+        """
         super().__init__(data_collator=StepCollator(pad_id, tokens_per_batch), **options)
+        self.data_collator: Any
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
-        self.rate, self.smoothing, self.muon = rate, smoothing, muon
+        self.rate, self.smoothing, self.muon, self.tell = rate, smoothing, muon, tell
         self.counts, self.heap = Counts(), environment.Heap()
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
@@ -91,7 +98,39 @@ class ResidencyTrainer(CommittedCheckpoints):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Forward and backward over a step's micro-batches; returns the mean loss of its answer tokens (nats)."""
+        """Forward and backward over a step's micro-batches; returns the mean loss of its answer tokens (nats).
+
+        Where memory runs out, the step begins anew in micro-batches of half the size, as do those after it: the cut
+        decides neither loss nor gradient. Of several processes none can do that alone.
+
+        Raises:
+            UserError: one example alone finds too little memory.
+        """
+        while True:
+            try:
+                return self._step(model, inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_memory(error) or not self.recuts or self.args.world_size > 1:
+                    raise
+                refuse_one_each(inputs, error)
+            inputs = self._smaller(model, inputs)  # outside the handler, whose error holds on to what the try has made
+
+    def _smaller(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The step's examples cut anew, under half of what its largest micro-batch took."""
+        model.zero_grad(set_to_none=True)  # of the micro-batches before the one that failed
+        environment.give_back_memory()
+        if self.args.device.type == "cuda":
+            torch.cuda.empty_cache()
+        largest = max(batch["input_ids"].numel() for batch in inputs["micro_batches"])
+        self.tokens_per_batch = self.data_collator.tokens_per_batch = max(min(self.tokens_per_batch, largest) // 2, 1)
+        self.tell(
+            f"Too little memory in step {self.state.global_step + 1}: smaller micro-batches from here on, "
+            f"as with train.tokens_per_batch={self.tokens_per_batch}"
+        )
+        again: dict[str, Any] = self.data_collator(inputs["given"].examples)
+        return again
+
+    def _step(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         started = time.perf_counter()
         model.train()
         batches = self._prepare_inputs(inputs)["micro_batches"]
