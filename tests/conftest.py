@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and two th
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+NEVER_SKIPPED = tuple(filter(None, os.environ.get("RESIDENCY_SKIP_NOTHING", "").split(",")))
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -39,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
     """What a test injected goes with its report, from the process that ran it to the one that counts."""
     report: pytest.TestReport = yield
+    if report.skipped and any(part in report.nodeid for part in NEVER_SKIPPED):
+        report.outcome, report.longrepr = "failed", f"skipped, where nothing may be: {report.longrepr}"
     mark = item.get_closest_marker("fault")
     if mark and report.when == "call":
         name, where, outcome = mark.args

@@ -20,6 +20,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -41,7 +42,7 @@ with contextlib.suppress(ImportError):  # an extra
     import trl.trainer.dpo_trainer  # noqa: F401
 
 FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir"}
-PATIENCE = 60  # seconds of a life
+PATIENCE = 240  # seconds of a life, on a machine with others at work
 CLOCK = ("seconds", "step_seconds", "tokens_per_second")
 
 
@@ -191,7 +192,7 @@ def main() -> None:
     for line in sys.stdin:
         wish = json.loads(line)
         folder = Path(wish["folder"])
-        result = folder.with_suffix(".result")
+        result = Path(tempfile.gettempdir()) / f"life-{os.getpid()}.json"  # the folder's disk may be full
         result.unlink(missing_ok=True)
         child = os.fork()
         if child == 0:

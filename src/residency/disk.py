@@ -19,7 +19,20 @@ WRITABLE = "a folder that can be written to"
 def refuses(error: OSError, folder: Path) -> bool:
     """Whether an error is the disk's, or the folder's, that take nothing; a file elsewhere may not be readable."""
     own = str(error.filename or "").startswith(str(folder))
-    return error.errno in FULL or (error.errno in DENIED and own)
+    return _number(error) in FULL or (error.errno in DENIED and own)
+
+
+def reason(error: OSError) -> str:
+    """The system's word for what it refuses."""
+    number = _number(error)
+    return os.strerror(number) if number else str(error)
+
+
+def _number(error: OSError) -> int | None:
+    """The system's number of an error; copying a folder gathers its errors, of which only the texts are left."""
+    if not isinstance(error, shutil.Error):
+        return error.errno
+    return next((number for number in FULL if f"[Errno {number}]" in str(error)), None)
 
 
 def cant_write(folder: Path, reason: str, expected: str = WRITABLE, fix: str = "") -> UserError:

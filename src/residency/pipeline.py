@@ -118,7 +118,7 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     prompt = load_prompt(recipe, progress)
     with made.working(f"residency prepare RECIPE --out {folder}"):
         made.forget("manifest.json", "data/report.json", *AFTER_DATA)  # data without its report is not whole
-        Run.create(folder, recipe)
+        made.take(recipe)
         data.prepare(recipe, made, prompt, progress, given, ask=_own_model(recipe, progress))
         made.seal()
     return _prepared(made, progress)
@@ -208,7 +208,7 @@ def train(
             return done
         prompt = load_prompt(recipe, progress)
         opened.forget("manifest.json", *AFTER_DATA)
-        Run.create(folder, recipe)
+        opened.take(recipe)
         judge = _judge(recipe, opened, prompt)
         found = training.train(recipe, opened, prompt, progress, resume=resume, judge=judge, callbacks=callbacks)
         opened.seal()

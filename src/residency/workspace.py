@@ -18,7 +18,7 @@ from typing import Any, overload
 import numpy as np
 from filelock import FileLock, Timeout
 
-from residency.disk import LEFT, cant_write, clear, refuses, remove, sync, sync_folder
+from residency.disk import LEFT, cant_write, clear, reason, refuses, remove, sync, sync_folder
 from residency.errors import Interrupted, UserError
 from residency.prompts import Before
 from residency.recipe import Recipe
@@ -102,9 +102,9 @@ class Run:
         run = cls(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            run.write_text(RECIPE, recipe.dump())
+            run.take(recipe)
         except OSError as error:
-            raise cant_write(folder, str(error.strerror)) from None
+            raise cant_write(folder, reason(error)) from None
         return run
 
     @classmethod
@@ -132,11 +132,15 @@ class Run:
             self.write_text(RECIPE, recipe.dump())
         return recipe
 
+    def take(self, recipe: Recipe) -> None:
+        """Write the recipe that the run is made with from here on."""
+        self.write_text(RECIPE, recipe.dump())
+
     def keep_recipe(self, recipe: Recipe) -> None:
         """Write a recipe into a run that stays as it is otherwise, and seal it anew where that changes its file."""
         file = self.folder / RECIPE
         before = sha256(file) if file.is_file() else ""
-        Run.create(self.folder, recipe)
+        self.take(recipe)
         if sha256(file) != before or not (self.folder / MANIFEST).is_file():
             self.seal()
 
@@ -234,7 +238,7 @@ class Run:
                 f"run folder {self.folder}: another residency process works in it", fix="wait, or use --out"
             ) from None
         except OSError as error:
-            raise cant_write(self.folder, str(error.strerror or error), fix="use --out") from None
+            raise cant_write(self.folder, reason(error), fix="use --out") from None
         try:
             yield
         finally:
@@ -258,7 +262,7 @@ class Run:
                 if not refuses(error, self.folder):
                     raise
                 fix = f"free some space, then go on with `{again}`"
-                raise cant_write(self.folder, str(error.strerror), fix=fix) from error
+                raise cant_write(self.folder, reason(error), fix=fix) from error
             except KeyboardInterrupt:
                 raise Interrupted(f"stopped; go on with `{again}`") from None
             except Interrupted as stopped:

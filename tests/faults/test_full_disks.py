@@ -1,4 +1,4 @@
-"""A disk that fills up, and one that takes nothing, in each stage (a full disk in training: train/test_checkpoints.py)."""
+"""A disk that fills up, and one that takes nothing, in each stage (full while training: train/test_checkpoints.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from warm import Lives
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forks of a warm process")
 MEGABYTES = 4
-ROOM = (0, 8_192, 65_536)  # bytes that are left on the disk
+ROOM = (0, 4_096, 12_288, 24_576)  # bytes that are left on the disk
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def command(stage: str, recipe: Path, folder: Path) -> list[str]:
 
 def told(life: dict[str, Any], folder: Path) -> str:
     """The one line that a refused stage ends in."""
-    assert life["code"] == 2, life
+    assert life.get("code") == 2, life
     (line,) = [line for line in life["errors"].splitlines() if line.startswith("residency: ")]
     assert f"run folder {folder}: can't be written to (" in line
     return line
@@ -75,20 +75,25 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_was_written(
         folder = (disk or tmp_path) / "run"
         if stage != "prepare":
             shutil.copytree(trained, folder)
-        before = model_of(folder)
+        before, refused = model_of(folder), 0
         for left in ROOM:
             filler = fill(disk, left) if disk else None
             wish = {} if disk else {"limit": max(left // 16, 1)}  # no file may be larger
-            line = told(lives.lead(*command(stage, recipe, folder), folder=folder, **wish), folder)
+            life = lives.lead(*command(stage, recipe, folder), folder=folder, **wish)
+            if life.get("code") == 0 and left:  # there was room enough
+                break
+            line, refused = told(life, folder), refused + 1
             assert "free some space, then go on with `residency" in line
             assert model_of(folder) == before
             if filler:
                 filler.unlink()
+        if filler:
+            filler.unlink(missing_ok=True)
         life = lives.lead(*command(stage, recipe, folder), folder=folder)
         assert life["code"] == 0, life["errors"]
         assert Run(folder).verify() == []
         assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
-    record_property("injected", len(ROOM))
+    record_property("injected", refused)
 
 
 def model_of(folder: Path) -> dict[str, bytes]:

@@ -60,7 +60,7 @@ print(json.dumps({"said": limited, "short": short, "whole": whole, "apart": apar
 """
 
 
-def trainer_of(folder: Path, tmp_path: Path, tokens_per_batch: int = 120) -> tuple[ResidencyTrainer, list[str]]:
+def trainer_of(folder: Path, tmp_path: Path, tokens_per_batch: int = 240) -> tuple[ResidencyTrainer, list[str]]:
     said: list[str] = []
     trainer = ResidencyTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager"),

@@ -48,6 +48,10 @@ def run(small_recipe: dict[str, Any], tmp_path: Path) -> Run:
     return run
 
 
+def files(run: Run) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
 @pytest.mark.fault("two processes on one run folder", "every stage", "the second is told in a line and changes nothing")
 def test_the_second_process_is_told_in_one_line_and_changes_no_file(
     run: Run, tmp_path: Path, small_recipe: dict[str, Any], record_property: Callable[[str, object], None]
@@ -64,14 +68,14 @@ def test_the_second_process_is_told_in_one_line_and_changes_no_file(
         ["report", folder],
         ["export", folder],
     ]
-    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    before = files(run)
     with held(run.folder):
         for command in commands:
             result = CliRunner().invoke(app, command)
             assert result.exit_code == 2, result.output
             (line,) = [line for line in result.output.splitlines() if line.startswith("residency: ")]
             assert "another residency process works in it; wait, or use --out" in line
-        assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+        assert files(run) == before
         assert run.verify() == []
     record_property("injected", len(commands))
 
