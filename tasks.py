@@ -2,7 +2,7 @@
 
     python -m tasks demo    environment, install, the main job on the built-in model and data, the report
     python -m tasks test    the same environment; style, types and the whole test suite but what is slow
-    python -m tasks slow    the tests that take minutes: many kills, the wheel with its dependencies in an empty environment
+    python -m tasks slow    the tests that take minutes: many kills, the wheel in an empty environment
     python -m tasks faults  every test that injects a fault, and the table of docs/reliability.md from what they counted
 
 `make demo`, `make test` and so on call these. Standard library only: it runs before anything is installed.

@@ -15,7 +15,8 @@ from typing import Any
 
 PAGE = Path(__file__).parent / "reliability.md"
 BEGIN, END = "<!-- the table: python docs/reliability.py FILE -->", "<!-- the end of the table -->"
-HEAD = "| fault | where | what comes of it | injected | survived | lost | test |\n| --- | --- | --- | ---: | ---: | ---: | --- |"
+HEAD = "| fault | where | what comes of it | injected | survived | lost | test |"
+LINE = "| --- | --- | --- | ---: | ---: | ---: | --- |"
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -31,7 +32,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
         for (fault, where, outcome, test), (injected, survived, lost) in sorted(summed.items())
     ]
     total = [sum(counts[place] for counts in summed.values()) for place in range(3)]
-    return "\n".join([HEAD, *lines, f"| **all** | | | **{total[0]}** | **{total[1]}** | **{total[2]}** | |"])
+    return "\n".join([HEAD, LINE, *lines, f"| **all** | | | **{total[0]}** | **{total[1]}** | **{total[2]}** | |"])
 
 
 def put(page: str, made: str) -> str:

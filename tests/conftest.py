@@ -40,13 +40,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
     """What a test injected goes with its report, from the process that ran it to the one that counts."""
     report: pytest.TestReport = yield
-    if report.skipped and any(part in report.nodeid for part in NEVER_SKIPPED):
-        report.outcome, report.longrepr = "failed", f"skipped, where nothing may be: {report.longrepr}"
+    _never_skipped(report)
     mark = item.get_closest_marker("fault")
     if mark and report.when == "call":
         name, where, outcome = mark.args
         report.user_properties.append(("fault", {"fault": name, "where": where, "outcome": outcome}))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[pytest.CollectReport]:
+    """A file that needs what is not installed is skipped as a whole."""
+    report: pytest.CollectReport = yield
+    _never_skipped(report)
+    return report
+
+
+def _never_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and any(part in report.nodeid for part in NEVER_SKIPPED):
+        report.outcome, report.longrepr = "failed", f"skipped, where nothing may be: {report.longrepr}"
 
 
 def pytest_configure(config: pytest.Config) -> None:

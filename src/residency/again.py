@@ -78,7 +78,7 @@ def compared(then: dict[str, Any], recipe: Recipe) -> tuple[list[str], list[str]
     if not prepared["inputs"]:
         notes.append(f"Not looked at: {recipe.data.source}, which is no file of this machine")
     changed = origin.differences(prepared["inputs"], inputs_of(recipe) if prepared["inputs"] else {})
-    if model:
+    if model and trained["inputs"]:
         changed += origin.differences(trained["inputs"], model)
     elif trained["inputs"]:
         notes.append(f"Not looked at: {recipe.model.base}, which does not lie on this machine yet")
@@ -94,8 +94,8 @@ def differing(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
-def looked_at(folder: Path) -> list[str]:
-    """What of a run's inputs is another one by now, a line each; of a run that notes none, that.
+def looked_at(folder: Path) -> list[str] | None:
+    """What of a run's inputs is another one by now, a line each; None of a run whose manifest names none.
 
     Raises:
         UserError: the folder is no run, or has no manifest.
@@ -104,7 +104,7 @@ def looked_at(folder: Path) -> list[str]:
     then = opened.read_json(MANIFEST, "run")
     made = then.get("made_from") or {}
     if not made.get("prepare"):
-        return ["the manifest names no inputs"]
+        return None
     return compared(then, Recipe.parse(then["recipe"], f"the recipe in {folder / MANIFEST}"))[0]
 
 

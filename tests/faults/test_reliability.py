@@ -38,7 +38,7 @@ def marked() -> set[tuple[str, str, str, str]]:
 
 def test_every_fault_that_a_test_injects_stands_in_the_table_with_nothing_lost() -> None:
     lines = [line.strip("| ").split(" | ") for line in (DOCS / "reliability.md").read_text("utf-8").splitlines()]
-    rows = [cells for cells in lines if len(cells) == 7 and cells[0] not in ("fault", "---")]
+    rows = [cells for cells in lines if len(cells) == 7 and "](../tests/" in cells[6]]
     shown = {(fault, where, outcome, test.partition("](")[2][:-1]) for fault, where, outcome, *_, test in rows}
     assert shown == marked(), "make the table anew: make faults"
     assert all(int(injected) == int(survived) > 0 and lost == "0" for *_, injected, survived, lost, _ in rows)

@@ -59,9 +59,9 @@ def verify(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
         if faults and not as_json:
             raise UserError(f"run folder {run}: {faults[0]}" + (f" (and {len(faults) - 1} more)" if faults[1:] else ""))
         inputs = again.looked_at(run)
-        of_inputs = (
-            f"other inputs by now, though the run is whole: {listed(inputs, 4)}" if inputs else "so are its inputs"
-        )
+        of_inputs = "it names no inputs" if inputs is None else "so is what it was made from"
+        if inputs:
+            of_inputs = f"what it was made from is not ({listed(inputs, 4)})"
         told = f"{run}: every file is as the manifest says; {of_inputs}"
         show(as_json, {"run": str(run), "faults": faults, "inputs": inputs}, told)
         if faults:
