@@ -1,7 +1,7 @@
-# The commands of README.md and docs/security.md. What they do stands in tasks.py, so that Windows runs the same.
+# The commands of README.md, CONTRIBUTING.md and docs/security.md. What they do stands in tasks.py, so that Windows runs the same.
 PYTHON ?= python3
 
-.PHONY: demo test audit sbom fuzz
+.PHONY: demo test slow faults audit sbom fuzz
 
 demo:
 	@$(PYTHON) -m tasks demo
@@ -18,3 +18,9 @@ sbom:
 
 fuzz:
 	@$(PYTHON) -m tasks fuzz
+
+slow:
+	@$(PYTHON) -m tasks slow
+
+faults:
+	@$(PYTHON) -m tasks faults

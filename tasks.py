@@ -1,12 +1,14 @@
 """Two commands on a fresh machine, with nothing but Python and a package index.
 
     python -m tasks demo    environment, install, the main job on the built-in model and data, the report
-    python -m tasks test    the same environment; style, types and the whole test suite
+    python -m tasks test    the same environment; style, types and the whole test suite but what is slow
+    python -m tasks slow    the tests that take minutes: many kills, the wheel in an empty environment
+    python -m tasks faults  every test that injects a fault, and the table of docs/reliability.md from what they counted
     python -m tasks audit   what is installed there, held against a database of known weaknesses (pip-audit)
     python -m tasks sbom    what is installed there, as a CycloneDX file: build/sbom.json
     python -m tasks fuzz    inputs made to be wrong, ten minutes each; more in benchmarks/fuzz.py
 
-`make demo` and so on call these. Standard library only: it runs before anything is installed.
+`make demo`, `make test` and so on call these. Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -105,6 +107,21 @@ def tool(requirement: str, command: str) -> str:
     return str(folder / command)
 
 
+def slow() -> None:
+    """The tests that are too long for every change."""
+    environment()
+    run(PYTHON, "-m", "pytest", "-m", "slow")
+
+
+def faults() -> None:
+    """Every fault, the slow ones too, and the table of what came of them."""
+    environment()
+    counted = ROOT / "build" / "faults.jsonl"
+    counted.parent.mkdir(exist_ok=True)
+    run(PYTHON, "-m", "pytest", "-m", "fault", "--reliability", counted)
+    run(PYTHON, Path("docs") / "reliability.py", counted)
+
+
 def run(*command: str | Path) -> None:
     """Run a command in the project's folder; its failure is ours."""
     done = subprocess.run([str(part) for part in command], cwd=ROOT, check=False)
@@ -113,7 +130,15 @@ def run(*command: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    tasks = {"demo": demo, "test": test, "audit": audit, "sbom": sbom, "fuzz": fuzz}
+    tasks = {
+        "demo": demo,
+        "test": test,
+        "slow": slow,
+        "faults": faults,
+        "audit": audit,
+        "sbom": sbom,
+        "fuzz": fuzz,
+    }
     if len(sys.argv) != 2 or sys.argv[1] not in tasks:
         sys.exit(f"usage: python -m tasks {'|'.join(tasks)}")
     tasks[sys.argv[1]]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,69 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and two th
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+NEVER_SKIPPED = tuple(filter(None, os.environ.get("RESIDENCY_SKIP_NOTHING", "").split(",")))
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TOPICS = ("fever", "cough", "rash", "sore knee", "cold", "stiff neck", "dizzy spell", "dry eye", "burn", "ear ache")
 PEOPLE = ("a child", "an adult", "my mother", "a nurse", "a runner", "my neighbour")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", type=Path, help="File to write each injected fault and what came of it to.")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
+    """What a test injected goes with its report, from the process that ran it to the one that counts."""
+    report: pytest.TestReport = yield
+    _never_skipped(report)
+    mark = item.get_closest_marker("fault")
+    if mark and report.when == "call":
+        name, where, outcome = mark.args
+        report.user_properties.append(("fault", {"fault": name, "where": where, "outcome": outcome}))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[pytest.CollectReport]:
+    """A file that needs what is not installed is skipped as a whole."""
+    report: pytest.CollectReport = yield
+    _never_skipped(report)
+    return report
+
+
+def _never_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and any(part in report.nodeid for part in NEVER_SKIPPED):
+        report.outcome, report.longrepr = "failed", f"skipped, where nothing may be: {report.longrepr}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("--reliability")
+    if file and not hasattr(config, "workerinput"):
+        file.write_text("")
+        config.pluginmanager.register(Counted(file))
+
+
+class Counted:
+    """Writes a line for each test of a fault: how often it was injected, survived, and lost something.
+
+    A test says how often by `record_property("injected", n)`, once where it says nothing.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        told = dict(report.user_properties)
+        if "fault" not in told or report.skipped:
+            return
+        injected = int(told.get("injected", 1))  # type: ignore[call-overload]
+        row = {**told["fault"], "injected": injected, "survived": injected if report.passed else 0}  # type: ignore[dict-item]
+        row |= {"lost": injected - row["survived"], "test": report.nodeid.partition("[")[0]}
+        with self.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 class StopsAt(Silent):

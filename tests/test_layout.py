@@ -13,11 +13,13 @@ ROOT = Path(__file__).parent.parent / "src" / "residency"
 MODULES = sorted(ROOT.rglob("*.py"))
 
 # What each floor may import, besides its own room. The stages know nothing of each other.
-GROUND = {"errors", "progress", "environment", "jsonl", "ranks"}
+GROUND = {"errors", "disk", "hub", "progress", "environment", "jsonl", "ranks"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"untrusted", "virtual", "models", "batches", "loss", "endpoint", "embeddings", "decoding"}
+STAGE = MIDDLE | {"untrusted", "virtual", "models", "origin", "batches", "loss", "endpoint", "embeddings", "decoding"}
 ALLOWED = {
     "errors": set(),
+    "disk": {"errors"},
+    "hub": set(),
     "progress": set(),
     "environment": set(),
     "ranks": {"errors"},
@@ -29,7 +31,7 @@ ALLOWED = {
     "commented": {"recipe", "sections"},
     "tables": set(),
     "changes": {"recipe"},
-    "workspace": {"errors", "recipe", "prompts", "ranks"},
+    "workspace": {"disk", "errors", "recipe", "prompts", "ranks"},
     "prompts": {"errors", "recipe", "untrusted"},
     "batches": {"prompts"},
     "loss": {"batches"},
@@ -39,6 +41,7 @@ ALLOWED = {
     "conversation": {"errors", "prompts"},
     "decoding": MIDDLE | {"models"},
     "models": MIDDLE | {"virtual", "untrusted"},
+    "origin": MIDDLE | {"models"},
     "endpoint": {"errors", "sections"},
     "data": MIDDLE | {"endpoint", "languages"},
     "embeddings": {"errors", "models", "batches"},
@@ -48,6 +51,7 @@ ALLOWED = {
     "train": STAGE | {"forecast"},
     "evaluate": STAGE | {"languages", "guard"},
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},
+    "again": STAGE | {"data", "pipeline"},
     "assessments": STAGE | {"data", "evaluate", "pipeline", "ranking", "report", "study"},
     "study": STAGE | {"evaluate"},
     "launch": {"errors", "recipe", "sections"},
@@ -57,6 +61,7 @@ ALLOWED = {
     "export": STAGE,
     "checkup": {"environment", "models"},
     "cli": {
+        "again",
         "assessments",
         "chat",
         "checkup",

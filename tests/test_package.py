@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -44,26 +46,37 @@ def build(root: Path, target: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of its own, with the wheel in it and its dependencies borrowed; where its programs are."""
     folder = tmp_path_factory.mktemp("installed")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--disable-pip-version-check",
-    ]
-    subprocess.run([*command, "--target", str(folder), str(wheel)], check=True, timeout=120)
-    return folder
+    programs = environment(folder)
+    # A folder that a .pth file names is searched for modules, but not for .pth files: the checkout stays out of it.
+    (site,) = folder.rglob("site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
+    install(programs, "--no-deps", "--no-index", str(wheel))
+    return programs
 
 
-def run(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program as a user has it: from another folder, with nothing of the checkout on the path."""
-    environment = {**os.environ, "PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "residency", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=200)
+def environment(folder: Path) -> Path:
+    """An empty environment; the folder of its programs."""
+    venv.create(folder, with_pip=False)
+    return folder / ("Scripts" if os.name == "nt" else "bin")
+
+
+def install(programs: Path, *what: str, timeout: float = 120) -> None:
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", *what], check=True, timeout=timeout)
+
+
+def outside() -> dict[str, str]:
+    """The environment variables without what leads to the checkout."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**kept, "HF_HUB_OFFLINE": "1"}
+
+
+def run(programs: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program as a user has it: its own command, from another folder, with nothing of the checkout on the path."""
+    command = [str(programs / "residency"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=outside(), capture_output=True, text=True, check=False, timeout=250)
 
 
 def names(wheel: Path) -> set[str]:
@@ -129,14 +142,14 @@ def test_the_installed_program_is_the_wheels_and_says_its_version(installed: Pat
     done = run(installed, tmp_path, "--version")
     assert done.stdout.startswith("residency 0."), done.stderr
     where = subprocess.run(
-        [sys.executable, "-c", "import residency; print(residency.__file__)"],
+        [str(installed / "python"), "-c", "import residency; print(residency.__file__)"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
+        env=outside(),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert Path(where.stdout.strip()).is_relative_to(installed)
+    assert Path(where.stdout.strip()).is_relative_to(installed.parent)
 
 
 def test_the_installed_program_prepares_its_built_in_data_from_another_folder(
@@ -155,3 +168,24 @@ def test_the_installed_program_prepares_its_built_in_data_from_another_folder(
     report = json.loads(done.stdout)
     assert report["data"]["rows_in"] == 378
     assert (tmp_path / "runs" / "doctor" / "data" / "train.parquet").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_wheel_with_the_dependencies_that_it_names_trains_a_model_in_an_empty_environment(
+    wheel: Path, llama_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
+    programs = environment(tmp_path / "empty")
+    install(programs, "--constraint", str(ROOT / "constraints.txt"), str(wheel), timeout=1500)
+    assert run(programs, tmp_path, "doctor").returncode == 0
+    settings = [
+        *(f"data.{part}" for part in (f"source={data_file}", "question=Description", "answer=Doctor")),
+        *(f"train.{part}" for part in ("max_steps=2", "examples_per_step=4")),
+        *(f"evaluate.{part}" for part in ("questions=2", "max_new_tokens=4")),
+        f"model.base={llama_folder}",
+    ]
+    options = [part for one in settings for part in ("--set", one)]
+    done = run(programs, tmp_path, "run", *options, "--out", "runs/small")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "small" / "report.html").is_file()
+    assert run(programs, tmp_path, "verify", "runs/small").returncode == 0

@@ -164,6 +164,7 @@ def test_votes_stay_when_the_rest_of_an_evaluation_goes(run: Run) -> None:
     assert [path.name for path in (run.folder / "evaluation").iterdir()] == ["votes.jsonl"]
 
 
+@pytest.mark.fault("a flipped byte, a lost file, a longer one", "verify", "each is named")
 def test_a_sealed_folder_verifies_until_something_changes(run: Run) -> None:
     run.write_text("data/a.txt", "same size")
     run.write_text("data/b.txt", "b")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 from filelock import FileLock, Timeout
 
-from residency import untrusted, virtual
+from residency import hub, untrusted, virtual
 from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
@@ -99,7 +99,7 @@ def load_tokenizer(section: ModelSection, progress: Progress | None = None) -> P
 
     where, gguf = locate(section, progress)
     with _loading(section, where):
-        tokenizer = AutoTokenizer.from_pretrained(where, **_options(section, where, gguf))
+        tokenizer = AutoTokenizer.from_pretrained(where, **_options(section, gguf, where))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -140,12 +140,12 @@ def load_base(
     from transformers import AutoModelForCausalLM
 
     where, gguf = locate(section, progress)
-    options = _options(section, where, gguf) | ({"quantization_config": quantisation} if quantisation else {})
     if not gguf:
         untrusted.refuse_pickles(Path(where), f"model.base {section.base}")
         untrusted.stay_with_the_weights_of_the_hub()
-        options["use_safetensors"] = True
     with _loading(section, where):
+        options = _options(section, gguf, where, weights=True)
+        options |= {"quantization_config": quantisation} if quantisation else {}
         model = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype or torch.float32, attn_implementation=attention, **options
         )
@@ -160,7 +160,7 @@ def load_config(section: ModelSection) -> Any:
 
     where, gguf = locate(section)
     with _loading(section, where):
-        return AutoConfig.from_pretrained(where, **_options(section, where, gguf))
+        return AutoConfig.from_pretrained(where, **_options(section, gguf, where))
 
 
 def load_tuned(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> PreTrainedModel:
@@ -294,8 +294,13 @@ def forget_quantiser(model: PreTrainedModel) -> None:
         model.__dict__.pop(name, None)
 
 
-def _options(section: ModelSection, where: str, gguf: str | None) -> dict[str, Any]:
+def _options(section: ModelSection, gguf: str | None, where: str, *, weights: bool = False) -> dict[str, Any]:
+    """Options for transformers; a model of the hub is fetched first, so that nothing is asked while it loads."""
     options = untrusted.options_of_code(section.trust_remote_code, section.revision, where)
+    if weights and not gguf:
+        options["use_safetensors"] = True
+    if not Path(where).exists() and (commit := hub.fetched(where, section.revision, weights=weights)):
+        return options | {"revision": commit, "local_files_only": True}
     if section.revision:
         options["revision"] = section.revision
     if gguf:
@@ -315,7 +320,7 @@ def _loading(section: ModelSection, where: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, struct.error) as error:
         if isinstance(error, UserError):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = hub.reason(error)[:200]
         if Path(where).is_dir():
             raise UserError(
                 f"model.base {section.base}: can't be loaded ({reason})",

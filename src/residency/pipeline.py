@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PAIR_TOKENS = 160  # that a model may write for a question-answer pair: one to four sentences, and the JSON around them
 PREPARED_WITH = ("data", "model", "prompt")  # sections of a recipe that decide what `data/` holds
+AFTER_DATA = ("train.json", "evaluation", "report.html", "report.json")  # what comes of the data in later stages
 
 
 def folder_of(recipe: Recipe, out: Path | None) -> Path:
@@ -109,13 +110,16 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
 
     progress = progress or Silent()
     progress.stage("Prepare")
-    made = Run.create(folder, recipe)
+    made = Run(folder)
     if given is None and data.reusable(recipe, made):
+        with made.locked():
+            made.keep_recipe(recipe)
         progress.say("Nothing has changed since this data was prepared: it is used again")
         return _prepared(made, progress)
     prompt = load_prompt(recipe, progress)
     with made.working(f"residency prepare RECIPE --out {folder}"):
-        made.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
+        made.forget("manifest.json", "data/report.json", *AFTER_DATA)  # data without its report is not whole
+        made.take(recipe)
         data.prepare(recipe, made, prompt, progress, given, ask=_own_model(recipe, progress))
         made.seal()
     return _prepared(made, progress)
@@ -200,15 +204,15 @@ def train(
         recipe = _fitted(recipe, opened, progress, resume=resume)
     if resume:
         training.refuse_changed(recipe, opened)
-    Run.create(folder, recipe)
     with opened.working(f"residency train RECIPE --resume --out {folder}"):
         done = training.finished(opened) if resume else None
         if done:
             progress.say("This training has come to its end: there is nothing to resume")
-            opened.seal()
+            opened.keep_recipe(recipe)
             return done
         prompt = load_prompt(recipe, progress)
-        opened.forget("train.json", "evaluation", "report.html", "report.json", "manifest.json")
+        opened.forget("manifest.json", *AFTER_DATA)
+        opened.take(recipe)
         judge = _judge(recipe, opened, prompt)
         found = training.train(recipe, opened, prompt, progress, resume=resume, judge=judge, callbacks=callbacks)
         opened.seal()
@@ -265,12 +269,12 @@ def evaluate(
     progress = progress or Silent()
     progress.stage("Evaluate")
     opened = Run.open(folder)
-    recipe = opened.load_recipe(overrides)
-    prompt = load_prompt(recipe, progress)
+    opened.need("train.json", "train")  # a model without it is of a training before the one that was stopped
     options = [part for other in against for part in ("--against", other)]
     options += ["--key-env", key_env] if against and key_env != evaluation.KEY_ENV else []
     with opened.working(shlex.join(["residency", "evaluate", str(folder), *options])):
-        opened.forget("evaluation/ratings.json", "evaluation/ratings.svg")
+        recipe = opened.load_recipe(overrides)
+        prompt = load_prompt(recipe, progress)
         found = evaluation.evaluate(recipe, opened, prompt, progress, against=against, key_env=key_env)
         opened.seal()
     return found
@@ -374,6 +378,7 @@ def _refuse_another(recipe: Recipe, folder: Path, fit: bool = False) -> None:
 
 
 def _refuse_other_data(recipe: Recipe, opened: Run) -> None:
+    opened.need("data/report.json", "prepare")
     changed = _prepared_otherwise(recipe, opened)
     if changed:
         was, now = (one.model_dump(mode="json", include=set(changed)) for one in (opened.recipe, recipe))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from residency import ranks
+from residency.disk import LEFT, cant_write, clear, reason, refuses, remove, sync, sync_folder
 from residency.errors import Interrupted, UserError
 from residency.prompts import Before
 from residency.recipe import Recipe
@@ -32,6 +31,7 @@ VOTES = "evaluation/votes.jsonl"
 OWN = ("base", "tuned")  # the systems that every evaluation asks; all others are named by the user
 PLAIN_GREEDY = "_greedy"  # after a system's name: the same under plain greedy decoding
 UNSEALED = {"checkpoints", "trackers", "partial"}  # folders that change by themselves: no run is damaged by that
+STAGES = {"prepare": "data/report.json", "train": "train.json"}  # where each says what it was made from
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class Run:
         run = cls(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            run.write_text(RECIPE, recipe.dump())
+            run.take(recipe)
         except OSError as error:
-            raise UserError(f"run folder {folder}: {error.strerror}", "a folder that can be written to") from None
+            raise cant_write(folder, reason(error)) from None
         return run
 
     @classmethod
@@ -133,6 +133,18 @@ class Run:
             self.write_text(RECIPE, recipe.dump())
         return recipe
 
+    def take(self, recipe: Recipe) -> None:
+        """Write the recipe that the run is made with from here on."""
+        self.write_text(RECIPE, recipe.dump())
+
+    def keep_recipe(self, recipe: Recipe) -> None:
+        """Write a recipe into a run that stays as it is otherwise, and seal it anew where that changes its file."""
+        file = self.folder / RECIPE
+        before = sha256(file) if file.is_file() else ""
+        self.take(recipe)
+        if sha256(file) != before or not (self.folder / MANIFEST).is_file():
+            self.seal()
+
     def forget(self, *names: str) -> None:
         """Remove files and folders that an earlier run of a later stage left: they no longer belong to this one.
 
@@ -144,9 +156,9 @@ class Run:
             if path in votes.parents and votes.is_file():
                 for other in sorted(path.iterdir()):
                     if other != votes:
-                        _remove(other)
+                        remove(other)
             else:
-                _remove(path)
+                remove(path)
 
     def path(self, name: str) -> Path:
         """Where a file of the run lies, its folder made."""
@@ -218,48 +230,74 @@ class Run:
         """Hold the folder, so that two processes never write into it at once.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it, or it can't be written to.
         """
         if not ranks.first():
             yield
             return
-        lock = FileLock(self.path(LOCK), timeout=0)
         try:
-            with lock:
-                yield
+            lock = FileLock(self.path(LOCK))
+            lock.acquire(timeout=0)  # the system lets go of it when its process ends, however that ends
         except Timeout:
             raise UserError(
                 f"run folder {self.folder}: another residency process works in it", fix="wait, or use --out"
             ) from None
+        except OSError as error:
+            raise cant_write(self.folder, reason(error), fix="use --out") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @contextmanager
     def working(self, again: str) -> Iterator[None]:
         """Hold the folder for a stage; where the user stops it, the error says to go on with the command `again`.
 
+        What an earlier process left half-written when it was killed goes first.
+
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it, the disk is full, or the folder can't be written to.
             Interrupted: the user stopped the stage.
         """
         with self.locked():
             try:
+                if ranks.first():
+                    clear(self.folder)
                 yield
+            except OSError as error:
+                if not refuses(error, self.folder):
+                    raise
+                fix = f"free some space, then go on with `{again}`"
+                raise cant_write(self.folder, reason(error), fix=fix) from error
             except KeyboardInterrupt:
                 raise Interrupted(f"stopped; go on with `{again}`") from None
             except Interrupted as stopped:
                 raise Interrupted(f"{stopped}; go on with `{again}`") from None
 
     def seal(self, **about: Any) -> None:
-        """Write the manifest: every file of the run with size and sha256, and what else is to be said `about` it."""
+        """Write the manifest: every file of the run with size and sha256, and what else is to be said `about` it.
+
+        Of a run itself, that is its recipe and what each stage was made from: inputs by hash, versions, seed.
+        """
         if not ranks.first():
             return
         files = {
             str(path.relative_to(self.folder).as_posix()): {"bytes": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file()
-            and path.name not in (MANIFEST, LOCK)
-            and not UNSEALED & set(path.relative_to(self.folder).parts)
+            if path.is_file() and path.name not in (MANIFEST, LOCK) and self._sealed(path.relative_to(self.folder))
         }
-        self.write_json(MANIFEST, {**about, "files": files})
+        self.write_json(MANIFEST, {**self._origin(), **about, "files": files})
+
+    def _sealed(self, path: Path) -> bool:
+        return not UNSEALED & set(path.parts) and not any(LEFT.fullmatch(part) for part in path.parts)
+
+    def _origin(self) -> dict[str, Any]:
+        """The recipe, and `made_from` by stage; nothing for a checkpoint, which has an origin of its own."""
+        if not (self.folder / RECIPE).is_file():
+            return {}
+        reports = {stage: file for stage, file in STAGES.items() if (self.folder / file).is_file()}
+        made = {stage: self.read_json(file, stage).get("made_from") for stage, file in reports.items()}
+        return {"recipe": self.recipe.model_dump(mode="json"), "made_from": made}
 
     def verify(self) -> list[str]:
         """What is wrong with the folder, a line a file; an empty list when every file is as the manifest says."""
@@ -288,18 +326,24 @@ def systems_in(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target`, a file or a folder, that takes its place when the block ends well."""
-    temporary = target.with_name(f".{target.name}.partial")
-    _remove(temporary)
+    """A temporary path beside `target`, a file or a folder, that takes its place when the block ends well.
+
+    A folder that is replaced is put aside under another name first: a kill while its files are removed, one by one,
+    would leave half of it under its own.
+    """
+    temporary, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
+    remove(temporary)
+    remove(old)
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         if target.is_dir():
-            _remove(target)
+            target.replace(old)
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
-        _remove(temporary)
+        remove(temporary)
+        remove(old)
 
 
 def sha256(path: Path) -> str:
@@ -317,31 +361,3 @@ def _whole(path: Path, stage: str) -> Iterator[None]:
         yield
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error})", fix=f"`residency {stage}` makes it anew") from None
-
-
-def _sync(path: Path) -> None:
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-        else:
-            _sync_folder(file)
-    if path.is_dir():
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    """A file's name is written with its folder, and is lost with it when the power goes; Windows has no such call."""
-    if os.name != "nt":
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

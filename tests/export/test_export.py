@@ -250,6 +250,7 @@ def test_a_dry_run_sends_nothing_and_says_what_would_go(run: Run, hub: str) -> N
     assert files["model.safetensors"] == (run.folder / "model" / "model.safetensors").stat().st_size
 
 
+@pytest.mark.fault("the hub refuses, or is not there", "export --to hub", "one line, without the token")
 def test_a_hub_that_refuses_or_is_not_there_is_said_in_a_line(run: Run, hub: str) -> None:
     done = push(run, hub, token="hf_wrong")
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "refuses me/small" in done.stderr

@@ -112,6 +112,7 @@ def test_a_vote_that_can_not_be_written_stays_open(run: Run, monkeypatch: pytest
     assert len(lines(run)) == 1
 
 
+@pytest.mark.fault("a vote that a kill cut short", "serve", "the votes before it stay, and the next is whole")
 def test_a_line_that_a_kill_cut_short_goes_before_the_next_vote(run: Run) -> None:
     ballots = Ballots(run)
     ballots.vote(ballots.held_out("")[0], "a")

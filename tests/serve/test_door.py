@@ -164,6 +164,9 @@ def test_a_port_that_is_taken_and_an_address_that_is_none_are_the_users_errors()
         server.listen(Settings(host="no.such.host.invalid", token=TOKEN))
 
 
+@pytest.mark.fault(
+    "a client that leaves in the middle of its question", "serve", "nothing runs for it; others are answered"
+)
 def test_a_client_that_leaves_before_it_has_said_all_does_no_harm(served: Serving) -> None:
     host, port = served.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as opened:

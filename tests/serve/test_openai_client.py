@@ -207,6 +207,7 @@ def test_errors_come_as_the_exceptions_that_openai_has_for_them(client: openai.O
         client.completions.create(model="small", prompt="x", n=100, temperature=1)
 
 
+@pytest.mark.fault("a client that leaves", "serve", "its place is free before the next token")
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_frees_its_place(run: Run, stream: bool) -> None:
     service = loaded(run, FEW)
@@ -222,6 +223,7 @@ def test_a_client_that_goes_away_frees_its_place(run: Run, stream: bool) -> None
         assert 'residency_answer_seconds_count{ended="gone",model="small"} 1.0' in text
 
 
+@pytest.mark.fault("a full queue", "serve", "503 with Retry-After; those that wait are answered")
 def test_a_queue_that_is_full_answers_503_and_says_when_to_come_again(run: Run) -> None:
     service = loaded(run, FEW)
     with serving(service, FEW) as there, slowly(service):

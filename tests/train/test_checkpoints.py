@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 import yaml
 
 from residency.train import checkpoints
+from warm import Lives
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forks of a warm process"),
@@ -25,36 +23,10 @@ pytestmark = [
 KILLS = 20
 
 
-class Lives:
-    """Starts trainings in a warm process; see lives.py."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "lives.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
-        )  # fmt: skip
-
-    def live(self, recipe: Path, folder: Path, *options: str, command: str = "train", **wish: Any) -> dict[str, Any]:
-        argv = [command, str(recipe), "--out", str(folder), *options]
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps({"argv": argv, "folder": str(folder), **wish}) + "\n")
-        self.process.stdin.flush()
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return found
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(timeout=20)
-
-
 @pytest.fixture(scope="module")
 def lives() -> Iterator[Lives]:
-    warm = Lives()
-    yield warm
-    warm.close()
+    with Lives.warm() as warm:
+        yield warm
 
 
 def written(raw: dict[str, Any], folder: Path, **settings: Any) -> Path:
@@ -83,6 +55,7 @@ class Whole:
         return Path(shutil.copytree(self.data, folder / "run"))
 
 
+@pytest.mark.fault("SIGKILL at random file operations and steps", "train", "it goes on, and ends in the same bits")
 @pytest.mark.parametrize(
     ("seed", "settings"),
     [
@@ -92,7 +65,12 @@ class Whole:
     ids=["lora with dropout, averaged", "full by chrf"],
 )
 def test_a_training_killed_again_and_again_ends_in_the_same_bits(
-    seed: int, settings: dict[str, Any], lives: Lives, small_recipe: dict[str, Any], tmp_path: Path
+    seed: int,
+    settings: dict[str, Any],
+    lives: Lives,
+    small_recipe: dict[str, Any],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     recipe = written(small_recipe, tmp_path, **settings)
     data = prepared(lives, recipe, tmp_path / "data")
@@ -111,6 +89,7 @@ def test_a_training_killed_again_and_again_ends_in_the_same_bits(
         again = lives.live(recipe, folder, "--resume", compare=True)
         assert again["ended"] == whole["ended"]
     assert kills >= KILLS // 2
+    record_property("injected", kills)
     assert [row["step"] for row in whole["ended"]["metrics"] if "loss" in row] == list(range(1, 19))
 
 
@@ -140,6 +119,7 @@ def test_sigterm_leaves_a_checkpoint_of_its_step_and_code_3(lives: Lives, whole:
     assert lives.live(whole.recipe, folder, "--resume", compare=True)["ended"] == whole.ended
 
 
+@pytest.mark.fault("the disk is full", "train", "one line; it goes on, and ends in the same bits")
 @pytest.mark.parametrize(
     ("limit", "kept"),
     [(1_000, [3]), (9_000, [3]), (40_000, [3]), (90_000, [9, 12])],
@@ -189,9 +169,15 @@ DAMAGES = {
 }
 
 
+@pytest.mark.fault(
+    "a checkpoint with a flipped byte, or otherwise damaged",
+    "train",
+    "named and passed over; the same bits from the one before",
+)
 def test_each_damage_to_a_checkpoint_is_told_apart_and_it_is_passed_over(
-    lives: Lives, whole: Whole, tmp_path: Path
+    lives: Lives, whole: Whole, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    record_property("injected", len(DAMAGES))
     folder = whole.again(tmp_path)
     assert lives.live(whole.recipe, folder, signal=8)["code"] == 3
     sound, torn = (folder / "checkpoints" / f"checkpoint-{step}" for step in (6, 8))

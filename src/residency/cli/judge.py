@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from residency.cli.app import Debug, Json, Overrides, RunFolder, app, session, show
-from residency.errors import UserError
+from residency.errors import UserError, listed
 
 Against = Annotated[
     list[str] | None,
@@ -51,13 +51,18 @@ def report(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def verify(run: RunFolder, as_json: Json = False, debug: Debug = False) -> None:
-    """Every file of a run against the manifest's hashes."""
+    """Every file of a run against the manifest's hashes; and whether what it was made from is still the same."""
     with session(debug):
-        from residency import pipeline
+        from residency import again, pipeline
 
         faults = pipeline.verify(run)
         if faults and not as_json:
             raise UserError(f"run folder {run}: {faults[0]}" + (f" (and {len(faults) - 1} more)" if faults[1:] else ""))
-        show(as_json, {"run": str(run), "faults": faults}, f"{run}: every file is as the manifest says")
+        inputs = again.looked_at(run)
+        of_inputs = "it names no inputs" if inputs is None else "so is what it was made from"
+        if inputs:
+            of_inputs = f"what it was made from is not ({listed(inputs, 4)})"
+        told = f"{run}: every file is as the manifest says; {of_inputs}"
+        show(as_json, {"run": str(run), "faults": faults, "inputs": inputs}, told)
         if faults:
             raise typer.Exit(UserError.exit_code)

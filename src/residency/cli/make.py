@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from residency.recipe import Recipe
     from residency.terminal import Terminal
 
+FromManifest = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-manifest", help="Make the run of this manifest.json again, and say whether the same came of it."
+    ),
+]
+
 
 @app.command()
 def run(
@@ -24,6 +31,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of another recipe.")] = False,
     fit: Fit = False,
+    from_manifest: FromManifest = None,
     overrides: Overrides = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -33,10 +41,31 @@ def run(
         from residency import pipeline
         from residency.recipe import Recipe
 
+        if from_manifest:
+            _refuse_beside(recipe=recipe, resume=resume, overwrite=overwrite, fit=fit, set=overrides)
+            _again(from_manifest, out, terminal, as_json)
+            return
         loaded = Recipe.load(recipe, overrides or ())
         folder = pipeline.folder_of(loaded, out)
         page = pipeline.run(loaded, folder, terminal, resume=resume, overwrite=overwrite, fit=fit)
         show(as_json, {"run": str(folder), "report": str(page)}, str(page))
+
+
+def _refuse_beside(**given: Any) -> None:
+    from residency.errors import UserError
+
+    if named := [name if name == "recipe" else f"--{name}" for name, value in given.items() if value]:
+        raise UserError(f"--from-manifest beside {named[0]}", "the manifest alone, which holds the recipe, and --out")
+
+
+def _again(manifest: Path, out: Path | None, terminal: Terminal, as_json: bool) -> None:
+    from residency.again import again
+    from residency.errors import listed
+
+    folder, differ = again(manifest, out, terminal)
+    page = folder / "report.html"
+    told = f"not the same as then: {listed(differ, 4)}" if differ else "data and model are the same to the bit"
+    show(as_json, {"run": str(folder), "report": str(page), "differ": differ}, f"{page}\n{told}")
 
 
 @app.command()

@@ -144,7 +144,7 @@ def prepare(
         sample=write.texts(parts.rows.head(1), prompt)[0],
     )
     files = write.write_rows(run, mixed.rows, _placed(kept.dropped, table), prompt)
-    about = {"files": files, "key": write.key(recipe) if given is None else None}
+    about = {"files": files} | write.origin(recipe, given)
     run.write_json("data/report.json", asdict(report) | about)
     return report
 

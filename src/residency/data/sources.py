@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from residency import hub
 from residency.data import frames, privacy, readers
 from residency.data.files import File
 from residency.data.readers import FORMATS, Options, Read
@@ -299,6 +300,8 @@ def _hub(source: str, section: DataSection) -> Read:
 
     try:
         with _no_bars():
+            if not _path(source).is_dir() and not hub.offline():
+                hub.reached(source, "dataset", section.revision)
             loaded = datasets.load_dataset(
                 source,
                 name=section.config,

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from residency import environment
 from residency.data import redirects, sources
 from residency.data.split import NAMES
 from residency.prompts import Prompt
@@ -44,6 +45,21 @@ def key(recipe: Recipe) -> dict[str, Any] | None:
         "tokenizer": {file.name: sha256(file) for file in files} if local else None,
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def inputs_of(recipe: Recipe) -> dict[str, str]:
+    """The sha256 of each local file that prepared data is made from; none of a data set on the hub."""
+    template = _hash_of(Path(recipe.prompt.template))
+    mixed = {"redirects": hashlib.sha256(redirects.text().encode()).hexdigest()} if recipe.data.redirects else {}
+    return {**(sources.inputs(recipe.data) or {}), **({recipe.prompt.template: template} if template else {}), **mixed}
+
+
+def origin(recipe: Recipe, given: Any) -> dict[str, Any]:
+    """What prepared data says of itself: its `key`, and for the manifest `made_from`; None where a program gave it."""
+    if given is not None:
+        return {"key": None, "made_from": None}
+    made = {"inputs": inputs_of(recipe), "seed": recipe.data.seed, "versions": environment.describe()}
+    return {"key": key(recipe), "made_from": made}
 
 
 def reusable(recipe: Recipe, run: Run) -> bool:

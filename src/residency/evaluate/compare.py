@@ -21,7 +21,7 @@ from residency.evaluate.systems import Given, System
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
-from residency.workspace import OWN, PLAIN_GREEDY, Dialogue, Dialogues, Run
+from residency.workspace import MANIFEST, OWN, PLAIN_GREEDY, Dialogue, Dialogues, Run
 
 if TYPE_CHECKING:
     import polars
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 VALIDATION_QUESTIONS = 16
+STALE = (MANIFEST, *(f"evaluation/{name}" for name in ("scores.json", "ratings.json", "ratings.svg")))
 TOLD = ("length", "repetition")  # scores that an answer's row has under other names: tokens, loop
 TOKEN_BOUND = {"answer_nll", "perplexity", "length"}  # scores that count tokens: not to be compared across tokenizers
 REPEATED_MORE = 0.05  # an answer may repeat this share of its four-word runs more than people's answers do
@@ -136,7 +137,6 @@ def evaluate(
     base, tuned = named.own(recipe, run, prompt, progress)
     others = named.others(against, recipe, prompt, progress, key_env)
     choice = choose(tuned, exam, [question_of(d) for d in run.dialogues("validation")][:VALIDATION_QUESTIONS])
-    _remember(run, choice.decoding)
     performances = {}
     for system in (tuned, base, *others):
         _note_learnt(system, dialogues, exam.progress)
@@ -144,6 +144,8 @@ def evaluate(
         system.close()
     performances = {name: performances[name] for name in (*OWN, *(system.name for system in others))}
     report = _report(exam, performances, choice)
+    run.forget(*STALE)  # until the last file is written, there is no evaluation
+    _remember(run, choice.decoding)
     _write(run, exam.tests, performances, report)
     exam.partial.done()
     return report
@@ -312,8 +314,8 @@ def _write(run: Run, tests: list[Question], performances: dict[str, Performance]
         rows.append(asdict(test) | _apart(each) | greedy)
     scores = asdict(report)
     results.write(run, rows, report.frame(), scores)
-    run.write_json("evaluation/scores.json", scores)
     run.write_json("evaluation/errors.json", report.faults)
+    run.write_json("evaluation/scores.json", scores)  # last: where it is, all of them are
 
 
 def _row(performance: Performance, place: int) -> dict[str, Any]:

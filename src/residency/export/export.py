@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from residency.export.card import card
 from residency.export.form import Form
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
-from residency.workspace import Run, replacing
+from residency.workspace import Run, replacing, sha256
 
 Kind = Literal["safetensors", "gguf", "ollama", "hub"]
 KINDS: tuple[str, ...] = get_args(Kind)
+CHECK = "check.json"  # beside a GGUF file: which one, of which model, and what was found when it was read again
 SHOWN = 3  # answers in the card
 ASKED = 8  # validation questions that a GGUF file is checked with
 
@@ -91,7 +93,8 @@ def _gguf(run: Run, prompt: Prompt, weights: gguf.Type, progress: Progress) -> E
             part.unlink(missing_ok=True)
     for line in gguf.said(checks):
         progress.say(line)
-    run.write_json("export/gguf/check.json", {"file": target.name, "checks": gguf.as_dicts(checks)})
+    about = {"file": target.name, "model": model_hash(run), "checks": gguf.as_dicts(checks)}
+    run.write_json(f"export/gguf/{CHECK}", about)
     return Exported(
         target,
         {"bytes": target.stat().st_size, "checks": gguf.as_dicts(checks)},
@@ -101,12 +104,26 @@ def _gguf(run: Run, prompt: Prompt, weights: gguf.Type, progress: Progress) -> E
 
 def _ollama(run: Run, prompt: Prompt, weights: gguf.Type, progress: Progress) -> Exported:
     file = run.folder / "export" / "gguf" / f"{run.recipe.name}-{weights}.gguf"
-    if not file.is_file() or file.stat().st_mtime < (run.folder / "model" / "config.json").stat().st_mtime:
+    if not is_of(run, file):
         _gguf(run, prompt, weights, progress)
     text = ollama.modelfile(run.recipe, prompt, run.chosen_decoding(), file.name)
     target = run.write_text("export/gguf/Modelfile", text)
     name = run.recipe.name.lower()
     return Exported(target, {}, [f"ollama create {name} -f {target}", f"ollama run {name}"])
+
+
+def is_of(run: Run, file: Path) -> bool:
+    """Whether a GGUF file was made of the run's model as it is now. Its date can't tell: a clock may have gone back."""
+    if not file.is_file() or not (file.parent / CHECK).is_file():
+        return False
+    found = json.loads((file.parent / CHECK).read_text("utf-8"))
+    return (found.get("file"), found.get("model")) == (file.name, model_hash(run))
+
+
+def model_hash(run: Run) -> str:
+    """A hash of every file in `model/`."""
+    files = sorted(path for path in (run.folder / "model").rglob("*") if path.is_file())
+    return hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in files).encode()).hexdigest()
 
 
 def _hub(run: Run, prompt: Prompt, repo: str | None, private: bool, dry_run: bool) -> Exported:

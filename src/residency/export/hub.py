@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from residency.errors import UserError
+from residency.hub import patient
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def upload(folder: Path, repo: str, *, private: bool, dry_run: bool) -> Upload:
     if not token:
         raise UserError("export --to hub: no token", "HF_TOKEN in the environment", "export HF_TOKEN=..., or --dry-run")
     api = HfApi(token=token)
+    patient()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Model and card, by Residency")

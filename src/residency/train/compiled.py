@@ -22,6 +22,7 @@ import torch
 
 from residency import environment, models
 from residency.loss import summed_loss
+from residency.train.stopping import is_memory
 
 ROWS, WIDTH = 5, 40  # of the batch of a fixed shape; two numbers, so that no piece is made for squares
 # Largest relative differences of loss and gradient norm on the first batch.
@@ -92,6 +93,8 @@ class CompiledLayers:
                 self._go(_fixed(kind, batch["input_ids"].device))
                 found = None if self.ready else self._go(batch)
         except Exception as error:  # whatever a compiler says, training goes on without it
+            if is_memory(error):
+                raise
             self._plain((str(error).strip() or type(error).__name__).splitlines()[0][:200])
             return
         if found is not None and self._repeatable():

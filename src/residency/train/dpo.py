@@ -28,6 +28,7 @@ from residency.progress import Progress
 from residency.sections import DpoSection
 from residency.train import checkpoints
 from residency.train.rewards import Floats, Likelihoods, Rewards, compared
+from residency.train.steps import Given
 from residency.train.trainer import ResidencyTrainer
 from residency.workspace import replacing
 
@@ -44,7 +45,8 @@ class PairCollator:
 
     def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Cut and pad the pairs of one optimizer step."""
-        return {"micro_batches": [self.padded([pairs[place] for place in places]) for places in self.cut(pairs)]}
+        batches = [self.padded([pairs[place] for place in places]) for places in self.cut(pairs)]
+        return {"micro_batches": batches, "given": Given(pairs)}
 
     def cut(self, pairs: Iterable[dict[str, Any]]) -> list[list[int]]:
         """Places of the pairs in each micro-batch; a pair takes two rows as long as its longer answer's."""
@@ -103,11 +105,10 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
         """Done once everything is in place, see `_with_reference`."""
         return dataset
 
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """Forward and backward over a step's micro-batches; returns the mean loss of its pairs."""
+    def _step(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """The mean loss of a step's pairs."""
         started = time.perf_counter()
+        self._metrics["train"].clear()  # of a try that found too little memory
         model.train()
         batches = self._prepare_inputs(inputs)["micro_batches"]
         sizes = [len(batch["input_ids"]) // 2 for batch in batches]

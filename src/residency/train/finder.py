@@ -76,7 +76,7 @@ def find_learning_rate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progr
             validation=[],
             pad_id=prompt.tokenizer.pad_token_id or 0,
             **setup.going,
-            say=progress.say,
+            tell=progress.say,
             rate=lambda step: (HIGHEST / LOWEST) ** (step / (STEPS - 1)),
             smoothing=recipe.train.label_smoothing,
             muon=recipe.train.optimizer == "muon",

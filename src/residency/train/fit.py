@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
-from residency import environment, models, ranks
+from residency import environment, models, origin, ranks
 from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Example, Prompt
@@ -74,21 +74,21 @@ def train(
             validation=validation,
             pad_id=prompt.tokenizer.pad_token_id or 0,
             **setup.going,
-            say=progress.say,
             judge=judge,
             callbacks=[*callbacks],
             origin=checkpoints.origin_of(recipe, run, continued_from),
             metrics=run.path(checkpoints.METRICS),
             rate=schedules.factor(recipe.train, setup.steps),
+            tell=progress.say,
         )
         ending = _go(trainer, recipe, run, progress, checkpoint)
         preference = objective.measured(trainer)
         agreement = _save(trainer, recipe, run, prompt, validation or examples)
         report = report_of(trainer, setup, forecast, ending, agreement)
-        report = replace(report, continued_from=continued_from, preference=preference)
+        made_from = origin.made_from(origin.of_model(recipe.model), recipe.train.seed)
+        report = replace(report, continued_from=continued_from, preference=preference, made_from=made_from)
         run.write_json("train.json", asdict(report))
-    if ranks.first():
-        checkpoints.discard(run.folder / checkpoints.FOLDER)
+    loop.end(run)
     return report
 
 

@@ -74,3 +74,9 @@ def keep(trainer: ResidencyTrainer, recipe: Recipe, progress: Progress) -> dict[
         elif best:
             trainer.load_weights(best)
     return chosen
+
+
+def end(run: Run) -> None:
+    """Checkpoints are of no more use; one process of several takes them away."""
+    if ranks.first():
+        checkpoints.discard(run.folder / checkpoints.FOLDER)

@@ -153,6 +153,8 @@ def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example])
 class _Rehearsal(ResidencyTrainer):
     """Goes through the steps that it is given, in their order."""
 
+    recuts = False  # what a step takes as it is cut is what is asked here
+
     def __init__(self, steps: list[list[Example]], **options: Any) -> None:
         super().__init__(**options)
         self.steps = steps

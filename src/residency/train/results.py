@@ -36,7 +36,8 @@ class TrainReport:
     `best_value` is what `best_by` was at `best_step`. Where `averaged` names steps, the model is the mean of them.
     Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`. `preference` has
     the settings of DPO, and what the model prefers of held-out pairs before and after (`rewards.compared`). `ranks` is
-    how many processes trained together; seconds and memory are those of the first.
+    how many processes trained together; seconds and memory are those of the first. `made_from` names the base model's
+    files by hash, the seed and the versions.
     """
 
     method: str
@@ -70,6 +71,7 @@ class TrainReport:
     forecast: dict[str, dict[str, float]] = field(default_factory=dict)
     compiled: bool = False
     ranks: int = 1
+    made_from: dict[str, Any] | None = None
 
 
 def finished(run: Run) -> TrainReport | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,8 +40,15 @@ def places_of(step: int, per_step: int, total: int, seed: int) -> list[int]:
     return list(sampler)[place * per_step : (place + 1) * per_step]
 
 
+@dataclass(frozen=True)
+class Given:
+    """The examples that a step was cut from, should it have to be cut anew; libraries take it for no batch."""
+
+    examples: Sequence[Any]
+
+
 class StepCollator:
-    """A step's examples as the micro-batches of one rank: `{"micro_batches": [batch, ...], "tokens": {...}}`.
+    """A step's examples as the micro-batches of one rank: `{"micro_batches": [...], "tokens": {...}, "given": Given}`.
 
     Each rank sees all examples of the step and takes its own; `tokens` counts those of all ranks, by the names of
     `trainer.Counts`. `even`: all ranks get as many micro-batches, the last of some with nothing to learn.
@@ -64,7 +72,8 @@ class StepCollator:
             "total_tokens": sum(map(len, examples)),
             "padded_tokens": sum(len(batch) * max(map(len, batch)) for batch in every),
         }
-        return {"micro_batches": [collate(batch, self.pad_id) for batch in batches], "tokens": tokens}
+        made = [collate(batch, self.pad_id) for batch in batches]
+        return {"micro_batches": made, "tokens": tokens, "given": Given(examples)}
 
 
 def nothing_of(example: Example) -> Example:

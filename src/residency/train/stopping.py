@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,10 +15,10 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from residency import ranks
+from residency.disk import FULL, cant_write
 from residency.errors import UserError
 from residency.workspace import Run
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 DISK_WORDS = ("No space left", "File too large", "Disk quota", "PytorchStreamWriter", "inline_container", "I/O error")
 
 
@@ -76,20 +75,21 @@ def told_plainly(run: Run, tokens_per_batch: int, longest: int) -> Iterator[None
     try:
         yield
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
-        if _is_memory(error):
+        if is_memory(error):
             raise _memory(tokens_per_batch, longest) from error
         if _is_disk(error):
             raise _disk(run.folder, error) from error
         raise
 
 
-def _is_memory(error: Exception) -> bool:
+def is_memory(error: Exception) -> bool:
+    """Whether memory ran out: CUDA's, or the CPU allocator's, which says so in a RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def _is_disk(error: Exception) -> bool:
     if isinstance(error, OSError):
-        return error.errno in DISK
+        return error.errno in FULL
     return any(words in str(error) for words in DISK_WORDS)
 
 
@@ -98,8 +98,26 @@ def _memory(tokens_per_batch: int, longest: int) -> UserError:
         fix = f"lower train.tokens_per_batch, for example to {max(tokens_per_batch // 2, longest)}"
     else:
         fix = f"the longest example has {longest} tokens: lower model.max_length and prepare again"
+    return out_of_memory(f"train.tokens_per_batch at {tokens_per_batch}", fix)
+
+
+def refuse_one_each(step: dict[str, Any], error: Exception) -> None:
+    """Nothing, where a step has micro-batches of more than one example, so that it can be cut smaller.
+
+    Raises:
+        UserError: each holds one example alone.
+    """
+    batches, given = step["micro_batches"], step["given"].examples
+    if len(batches) >= len(given):
+        longest = max(batch["input_ids"].shape[-1] for batch in batches)
+        fix = f"the longest example of this step has {longest} tokens: lower model.max_length and prepare again"
+        raise out_of_memory("micro-batches of one example each", fix) from error
+
+
+def out_of_memory(at: str, fix: str) -> UserError:
+    """The error for a training that found too little memory; `at` is what it was tried with."""
     return UserError(
-        f"training ran out of memory with train.tokens_per_batch at {tokens_per_batch}",
+        f"training ran out of memory with {at}",
         "micro-batches that fit",
         f"{fix}; --resume goes on from the last checkpoint",
     )
@@ -107,8 +125,5 @@ def _memory(tokens_per_batch: int, longest: int) -> UserError:
 
 def _disk(folder: Path, error: Exception) -> UserError:
     reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
-    return UserError(
-        f"run folder {folder}: can't be written to ({reason})",
-        "room for the checkpoints and the model",
-        "free some space, then --resume goes on from the last checkpoint",
-    )
+    fix = "free some space, then --resume goes on from the last checkpoint"
+    return cant_write(folder, str(reason), "room for the checkpoints and the model", fix)

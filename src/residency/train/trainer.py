@@ -20,6 +20,7 @@ from residency.train.checkpoints import CommittedCheckpoints
 from residency.train.compiled import CompiledLayers
 from residency.train.optimizers import muon as muon_for
 from residency.train.steps import EpochSampler, StepCollator, nothing_of
+from residency.train.stopping import is_memory, refuse_one_each
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
 # As TRL calls them, and as metrics.jsonl does.
@@ -44,6 +45,7 @@ class ResidencyTrainer(CommittedCheckpoints):
     """
 
     model: Any
+    recuts = True  # whether a step that finds too little memory is cut anew
 
     def __init__(
         self,
@@ -56,20 +58,22 @@ class ResidencyTrainer(CommittedCheckpoints):
         smoothing: float = 0.0,
         muon: bool = False,
         compiles: bool = False,
-        say: Callable[[str], None] = lambda _: None,
+        tell: Callable[[str], None] = lambda _: None,
         **options: Any,
     ) -> None:
         """`rate` gives the share of the learning rate at a step; `smoothing` is of the labels, in training alone.
 
-        `compiles`: training steps go through compiled layers; `say` hears where they can't.
+        `compiles`: training steps go through compiled layers. `tell` hears where they can't, and that a step found too
+        little memory, and is gone through in smaller micro-batches.
         """
         even = bool(options["args"].fsdp or options["args"].deepspeed)
         collator = StepCollator(pad_id, tokens_per_batch, ranks.rank(), ranks.world(), even=even)
         super().__init__(data_collator=collator, **options)
+        self.data_collator: Any
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
-        self.rate, self.smoothing, self.muon = rate, smoothing, muon
+        self.rate, self.smoothing, self.muon, self.tell = rate, smoothing, muon, tell
         self.counts, self.heap = Counts(), environment.Heap()
-        self.layers = CompiledLayers(self.model, say, bf16=self.args.bf16) if compiles else None
+        self.layers = CompiledLayers(self.model, tell, bf16=self.args.bf16) if compiles else None
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -102,7 +106,39 @@ class ResidencyTrainer(CommittedCheckpoints):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Forward and backward over a step's micro-batches; returns the mean loss of its answer tokens (nats)."""
+        """Forward and backward over a step's micro-batches; returns the mean loss of its answer tokens (nats).
+
+        Where memory runs out, the step begins anew in micro-batches of half the size, as do those after it: the cut
+        decides neither loss nor gradient. Of several processes none can do that alone.
+
+        Raises:
+            UserError: one example alone finds too little memory.
+        """
+        while True:
+            try:
+                return self._step(model, inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_memory(error) or not self.recuts or self.args.world_size > 1:
+                    raise
+                refuse_one_each(inputs, error)
+            inputs = self._smaller(model, inputs)  # outside the handler, whose error holds on to what the try has made
+
+    def _smaller(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The step's examples cut anew, under half of what its largest micro-batch took."""
+        model.zero_grad(set_to_none=True)  # of the micro-batches before the one that failed
+        environment.give_back_memory()
+        if self.args.device.type == "cuda":
+            torch.cuda.empty_cache()
+        largest = max(batch["input_ids"].numel() for batch in inputs["micro_batches"])
+        self.tokens_per_batch = self.data_collator.tokens_per_batch = max(min(self.tokens_per_batch, largest) // 2, 1)
+        self.tell(
+            f"Too little memory in step {self.state.global_step + 1}: smaller micro-batches from here on, "
+            f"as with train.tokens_per_batch={self.tokens_per_batch}"
+        )
+        again: dict[str, Any] = self.data_collator(inputs["given"].examples)
+        return again
+
+    def _step(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         started = time.perf_counter()
         model.train()
         batches, tokens = self._prepare_inputs(inputs)["micro_batches"], inputs["tokens"]

@@ -1,11 +1,12 @@
-"""A warm process that starts trainings as forks of itself and has them die at chosen moments.
+"""A warm process that starts commands as forks of itself and has them die at chosen moments.
 
 Starting Python with torch takes seconds, a fork none. Each line of standard input is a life, as JSON: `argv` of the
 command, the `folder` of the run, and how it dies. One line of JSON comes back: how it ended, and what it left.
 
 A moment is a file operation in the run folder or an event of training; `die` counts them from 1. `torn` also leaves
-half a line in the metrics, as a kill in a write does. `limit` is the largest file in bytes from step `from` on.
-`memory` and `signal` are steps at which memory runs out, or SIGTERM comes.
+half a line in the metrics, or half of the file that was being written, as a kill in a write does. `limit` is the
+largest file in bytes from step `from` on, or from the beginning. `memory` and `signal` are steps at which memory runs
+out, or SIGTERM comes; `back` is the moment at which the clock goes back by a day. `warm.Lives` is the other side.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -40,7 +42,7 @@ with contextlib.suppress(ImportError):  # an extra
     import trl.trainer.dpo_trainer  # noqa: F401
 
 FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir"}
-PATIENCE = 60  # seconds of a life
+PATIENCE = 240  # seconds of a life, on a machine with others at work
 CLOCK = ("seconds", "step_seconds", "tokens_per_second")
 
 
@@ -49,18 +51,38 @@ class Life(TrainerCallback):
 
     def __init__(self, wish: dict[str, Any]) -> None:
         self.wish, self.moments, self.folder = wish, 0, str(wish["folder"])
+        self.writing: tuple[Path, int] | None = None  # the file that was opened last, to be written, and its size then
 
     def moment(self) -> None:
         self.moments += 1
+        if self.moments == self.wish.get("back"):
+            clock = time.time
+            time.time = lambda: clock() - 86_400
         if self.moments == self.wish.get("die"):
-            if self.wish.get("torn") and not (Path(self.folder) / "train.json").exists():
-                with (Path(self.folder) / "metrics.jsonl").open("a") as file:
-                    file.write('{"step": 3, "lo')
+            if self.wish.get("torn"):
+                self.tear()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def tear(self) -> None:
+        """What a kill in the middle of a write leaves: the rest of it is missing."""
+        if self.writing and self.writing[0].is_file():
+            path, before = self.writing
+            os.truncate(path, before + (path.stat().st_size - before) // 2)
+        elif self.wish["argv"][0] == "train" and not (Path(self.folder) / "train.json").exists():
+            with (Path(self.folder) / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 3, "lo')
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in FILES and arguments and str(arguments[0]).startswith(self.folder):
             self.moment()
+            path, mode = Path(str(arguments[0])), str(arguments[1]) if event == "open" else ""
+            if mode == "rb+":
+                return  # to be synced: it may still be torn
+            self.writing = (path, self.size(path) if "a" in mode else 0) if mode[:1] in ("w", "a") else None
+
+    @staticmethod
+    def size(path: Path) -> int:
+        return path.stat().st_size if path.is_file() else 0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self.moment()
@@ -92,6 +114,8 @@ def live(wish: dict[str, Any], result: Path) -> None:
 
     ResidencyTrainer.__init__ = watched  # type: ignore[assignment]
     sys.addaudithook(life.hear)
+    if "limit" in wish and "from" not in wish:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wish["limit"], resource.RLIM_INFINITY))
     code: Any = 0
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -168,7 +192,7 @@ def main() -> None:
     for line in sys.stdin:
         wish = json.loads(line)
         folder = Path(wish["folder"])
-        result = folder.with_suffix(".result")
+        result = Path(tempfile.gettempdir()) / f"life-{os.getpid()}.json"  # the folder's disk may be full
         result.unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
