@@ -153,7 +153,12 @@ def _errors(**by_status: str) -> dict[int | str, dict[str, Any]]:
 
 def _asked(answer: type[BaseModel], request: str, streamed: str) -> dict[str, Any]:
     """What FastAPI is told of a route that answers."""
-    stream = {"text/event-stream": {"schema": {"type": "string", "description": streamed}}}
+    event = {
+        "type": "object",
+        "properties": {"data": {"type": "string", "description": streamed}},
+        "required": ["data"],
+    }
+    stream = {"text/event-stream": {"schema": {"type": "string"}, "itemSchema": event}}
     return {
         "responses": {
             200: {"model": answer, "content": stream, "description": "The answers; with `stream`, piece by piece."},
