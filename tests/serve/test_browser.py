@@ -14,10 +14,9 @@ pytest.importorskip("fastapi", reason="the pages are served by FastAPI: pip inst
 pytest.importorskip("uvicorn", reason="the pages are served by uvicorn: pip install 'residency[serve]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="the pages are tried by playwright")
 
-from scripted import Scripted, browsing, refuses, says, served  # noqa: E402
-
 from residency.recipe import Recipe  # noqa: E402
 from residency.workspace import VOTES, Run  # noqa: E402
+from scripted import Scripted, browsing, refuses, says, served  # noqa: E402
 
 expect = playwright.expect
 expect.set_options(timeout=20_000)  # milliseconds; other tests run beside these

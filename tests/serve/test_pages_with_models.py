@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from scripted import browsing
 
 from residency.serve import pages
 from residency.serve.served import Service, load
 from residency.serve.settings import Settings
 from residency.workspace import VOTES, Run
+from scripted import browsing
 from serving import LOOPBACK, Serving, made, serving, slowly, until
 
 QUESTION = "What about a fever?"
