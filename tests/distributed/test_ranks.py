@@ -161,6 +161,7 @@ def test_so_they_do_when_each_holds_a_part_of_the_weights(alone: Path, crew: Cre
     assert pipeline.verify(run) == []
 
 
+@pytest.mark.slow
 def test_adapters_learn_the_same_in_two_processes_whole_or_in_parts(crew: Crew, place: Any) -> None:
     file, one = place("one", method="lora", learning_rate=0.01)
     assert went_well(crew.train(file, one, 0))
@@ -173,7 +174,7 @@ def test_adapters_learn_the_same_in_two_processes_whole_or_in_parts(crew: Crew, 
         assert len(load_file(two / "adapter" / "adapter_model.safetensors")) == 28
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.parametrize("way", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_process_killed_in_a_step_costs_nothing_that_was_committed(
     way: str, crew: Crew, place: Any, alone: Path, pair: Path
 ) -> None:
@@ -188,7 +189,15 @@ def test_a_process_killed_in_a_step_costs_nothing_that_was_committed(
     assert pipeline.verify(killed) == []
 
 
-@pytest.mark.parametrize(("way", "before", "after"), [("ddp", 2, 0), ("ddp", 0, 2), ("fsdp", 2, 0), ("fsdp", 1, 2)])
+@pytest.mark.parametrize(
+    ("way", "before", "after"),
+    [
+        ("ddp", 2, 0),
+        pytest.param("ddp", 0, 2, marks=pytest.mark.slow),
+        pytest.param("fsdp", 2, 0, marks=pytest.mark.slow),
+        pytest.param("fsdp", 1, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_checkpoint_of_some_processes_is_gone_on_from_in_others(
     way: str, before: int, after: int, crew: Crew, place: Any, alone: Path
 ) -> None:

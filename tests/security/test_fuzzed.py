@@ -13,7 +13,9 @@ import fuzzing
 from residency.data import readers
 from residency.data.readers import Options
 from residency.errors import UserError
+from residency.serve.refused import Refused
 from residency.serve.served import load
+from residency.serve.wire import ChatRequest, read
 from serving import LOOPBACK, made, serving
 
 few = settings(
@@ -58,6 +60,12 @@ def test_a_server_answers_damaged_requests_or_says_what_is_wrong(address: str) -
 
 
 # What was found so far, each with the input that showed it.
+
+
+def test_a_field_with_line_breaks_in_its_name_is_refused_in_one_line() -> None:
+    with pytest.raises(Refused) as refused:
+        read(ChatRequest, {"a\nb\u2028c": None})
+    assert len(refused.value.message.splitlines()) == 1
 
 
 def test_a_workbook_whose_directory_points_before_its_beginning_is_a_line(tmp_path: Path) -> None:
