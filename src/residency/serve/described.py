@@ -158,7 +158,7 @@ def _asked(answer: type[BaseModel], request: str, streamed: str) -> dict[str, An
         "properties": {"data": {"type": "string", "description": streamed}},
         "required": ["data"],
     }
-    stream = {"text/event-stream": {"schema": {"type": "string"}, "itemSchema": event}}
+    stream = {"text/event-stream": {"itemSchema": event}}
     return {
         "responses": {
             200: {"model": answer, "content": stream, "description": "The answers; with `stream`, piece by piece."},
