@@ -41,7 +41,9 @@ def fetched(repo: str, revision: str | None, *, weights: bool) -> str | None:
             raise
         return Path(cached).parent.name
     names = [one.rfilename for one in about.siblings or [] if "/" not in one.rfilename]
-    _fetch(repo, about.sha, [name for name in names if name.endswith(SMALL)])
+    small = [name for name in names if name.endswith(SMALL)]
+    _fetch(repo, about.sha, small)
+    _fetch(repo, revision, small[:1])  # by the branch's name: the cache then tells its commit where the hub is away
     if not weights:
         return str(about.sha)
     parts = _parts(repo, about.sha) if INDEX in names else {SINGLE}
@@ -99,7 +101,7 @@ def _parts(repo: str, commit: str) -> set[str]:
     return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
 
 
-def _fetch(repo: str, commit: str, names: Iterable[str]) -> None:
+def _fetch(repo: str, commit: str | None, names: Iterable[str]) -> None:
     from huggingface_hub import hf_hub_download
 
     def one(name: str) -> None:

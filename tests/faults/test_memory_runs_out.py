@@ -32,9 +32,9 @@ from residency.train.trainer import ResidencyTrainer
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-model = LlamaForCausalLM(LlamaConfig(vocab_size=20_000, **sizes))
-examples = [Example(tuple((31 * n + 7 * place) % 20_000 for place in range(240 - n)), 1) for n in range(16)]
+sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 4096}
+model = LlamaForCausalLM(LlamaConfig(vocab_size=2_000, **sizes))
+examples = [Example(tuple((31 * n + 7 * place) % 2_000 for place in range(240 - n)), 1) for n in range(16)]
 said = []
 
 def step(limited):
@@ -46,7 +46,7 @@ def step(limited):
     model.zero_grad()
     if limited:
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + 450 * 2**20, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (held + 200 * 2**20, resource.RLIM_INFINITY))
     loss = float(trainer.training_step(trainer.model, batch))
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return loss, torch.cat([weight.grad.flatten() for weight in model.parameters()])
@@ -82,14 +82,18 @@ def short_of_memory(trainer: ResidencyTrainer, rows: int, error: Exception, late
     def fail(*_: Any) -> None:
         raise error
 
-    def look(_module: Any, _arguments: Any, inputs: dict[str, Any], output: Any) -> None:
+    def look(_module: Any, _arguments: Any, inputs: dict[str, Any], _output: Any) -> None:
         if len(inputs["input_ids"]) >= rows:
-            if late:
-                output.logits.register_hook(fail)
-            else:
-                fail()
+            fail()
 
-    trainer.model.register_forward_hook(look, with_kwargs=True)
+    def look_back(_module: Any, inputs: tuple[torch.Tensor], _output: Any) -> None:
+        if len(inputs[0]) >= rows and inputs[0].requires_grad:
+            inputs[0].register_hook(fail)
+
+    if late:
+        trainer.model.model.layers[0].register_forward_hook(look_back)
+    else:
+        trainer.model.register_forward_hook(look, with_kwargs=True)
 
 
 @pytest.mark.fault("out of memory in a step", "train", "smaller micro-batches, the same loss and gradient")

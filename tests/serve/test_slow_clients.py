@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from residency.serve import app
 from residency.serve.served import load
 from residency.workspace import Run
 from serving import LOOPBACK, Serving, made, serving
@@ -62,9 +62,9 @@ def test_a_client_that_reads_slowly_holds_up_nobody_and_gets_everything(run: Run
 @pytest.mark.fault(
     "a client that sends its question slowly", "serve", "408 after a while; others are answered meanwhile"
 )
-def test_a_body_that_comes_too_slowly_is_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "SLOWEST_BODY", 0.5)
-    with serving(load(run, LOOPBACK, compare=False, say=pytest.fail)) as there, opened(there) as slow:
+def test_a_body_that_comes_too_slowly_is_given_up(run: Run) -> None:
+    settings = replace(LOOPBACK, body_seconds=0.5)
+    with serving(load(run, settings, compare=False, say=pytest.fail), settings) as there, opened(there) as slow:
         slow.sendall(posted(b"{", 500))
         assert there.post("/v1/chat/completions", BODY | {"max_tokens": 3}).status_code == 200
         said = slow.recv(65_536)
