@@ -118,7 +118,7 @@ def faults() -> None:
     environment()
     counted = ROOT / "build" / "faults.jsonl"
     counted.parent.mkdir(exist_ok=True)
-    run(PYTHON, "-m", "pytest", "-m", "fault", "--reliability", counted)
+    run(PYTHON, "-m", "pytest", "-m", "fault", "-n", "2", f"--reliability={counted}")
     run(PYTHON, Path("docs") / "reliability.py", counted)
 
 

@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 TORCH = "torch==2.13.0"
 ENVIRONMENTS = {
     "trl": ["trl==1.16.0", "transformers==5.23.0", "peft", TORCH],
-    "litgpt": ["litgpt==0.5.13", TORCH],
+    "litgpt": ["litgpt==0.5.13", "requests", TORCH],
     "llamafactory": ["llamafactory==0.9.5", TORCH],
 }
 SYSTEMS = {  # the environment of each, and what the table calls it
@@ -43,6 +43,7 @@ SYSTEMS = {  # the environment of each, and what the table calls it
     "tutorial-bf16": ("trl", "the same with bf16"),
     "trl": ("trl", "TRL SFTTrainer, defaults (bf16, 8 at a time, checkpointing)"),
     "trl-best": ("trl", "TRL, 4 at a time, no checkpointing"),
+    "trl-packed": ("trl", "TRL, rows packed to 1,024 tokens, no checkpointing"),
     "litgpt": ("litgpt", "LitGPT, bf16-mixed, 4 at a time"),
     "llamafactory": ("llamafactory", "LLaMA-Factory, bf16, 4 at a time"),
     "residency-plain": ("", "Residency, layers not compiled"),
