@@ -14,7 +14,7 @@ from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from residency.cli import app
-from residency.launch import Launch
+from residency.launch import SETTINGS, Launch
 from residency.recipe import Recipe
 
 
@@ -22,14 +22,18 @@ def launch(*words: str) -> Any:
     return CliRunner().invoke(app, ["launch", "doctor", *words])
 
 
+SHOWN = f"env {' '.join(f'{name}={value}' for name, value in SETTINGS.items())} "
+
+
 def as_torchrun_reads_it(command: str) -> Any:
-    program, *words = shlex.split(command)
+    program, *words = shlex.split(command.removeprefix(SHOWN))
     assert program == "torchrun"
     return get_args_parser().parse_args(words)
 
 
 def test_one_machine_needs_no_place_to_meet() -> None:
     result = launch("--gpus", "8", "--set", "train.epochs=2", "--out", "runs/my run")
+    assert result.stdout.startswith(SHOWN)
     found = as_torchrun_reads_it(result.stdout)
     assert found.standalone and found.nproc_per_node == "8" and found.max_restarts == 3
     assert (found.module, found.training_script) == (True, "residency")
@@ -39,8 +43,9 @@ def test_one_machine_needs_no_place_to_meet() -> None:
 
 
 def test_several_machines_meet_at_one_that_is_named() -> None:
-    command = json.loads(launch("--nodes", "4", "--gpus", "8", "--host", "node-3", "--json").stdout)["command"]
-    found = as_torchrun_reads_it(shlex.join(command))
+    said = json.loads(launch("--nodes", "4", "--gpus", "8", "--host", "node-3", "--json").stdout)
+    assert said["environment"] == SETTINGS
+    found = as_torchrun_reads_it(shlex.join(said["command"]))
     assert (found.nnodes, found.rdzv_backend, found.rdzv_endpoint) == ("4", "c10d", "node-3:29500")
     result = launch("--nodes", "4")
     assert result.exit_code == 2

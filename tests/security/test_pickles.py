@@ -97,7 +97,7 @@ def planted_in(stopped: Path, folder: Path, plant: Any) -> Run:
 @pytest.mark.parametrize("name", [*STATES, "pytorch_model.bin"])
 def test_a_planted_state_of_training_does_not_run(stopped: Path, tmp_path: Path, mark: Path, name: str) -> None:
     run = planted_in(stopped, tmp_path / "run", lambda checkpoint: pickled(checkpoint / name, mark))
-    with pytest.raises(Exception, match=r"(?i)weights.?only|unsupported|can't be read|damaged"):
+    with pytest.raises(UserError, match=r"can't be read \(a file in it holds more than plain tensors\).*remove it"):
         pipeline.train(run.recipe, run.folder, resume=True)
     assert not mark.exists()
 
@@ -129,4 +129,6 @@ def test_no_module_unpickles_by_itself() -> None:
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             assert not {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"} & set(names), path
             called = isinstance(node, ast.Call) and ast.unparse(node.func)
+            if called == "torch.load" and "weights_only=True" in map(ast.unparse, node.keywords):
+                continue  # plain tensors alone
             assert called not in ("torch.load", "np.load", "yaml.load", "eval", "exec"), path

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from residency import pipeline
+from residency import environment, pipeline
 from residency.errors import Interrupted, UserError
 from residency.progress import Silent
 from residency.recipe import Recipe
-from residency.train import fit
+from residency.train import checkpoints, fit, loop
 from residency.workspace import Run
 
 CLOCK = ("seconds", "step_seconds", "tokens_per_second")
@@ -180,3 +180,18 @@ def test_a_whole_run_goes_on_with_its_recipe_and_with_no_other(small_recipe: dic
     )
     assert pipeline.run(unimportant, folder, resume=True).is_file()
     assert Run.open(folder).read_json("evaluation/scores.json", "evaluate")["questions"] == 2
+
+
+def test_a_checkpoint_of_other_versions_is_gone_on_from_and_they_are_named(tmp_path: Path) -> None:
+    run, here = Run(tmp_path), environment.describe()
+    written = checkpoints.place(tmp_path / checkpoints.FOLDER, 3)
+    written.mkdir(parents=True)
+    origin = {"step": 3, "over": False, "recipe": {}, "data": {}}
+    Run(written).seal(**origin, versions=here)
+    hears = Hears()
+    assert loop.resumable(run, hears) == written
+    assert hears.said == []
+    Run(written).seal(**origin, versions={**here, "torch": "1.0"})
+    assert loop.resumable(run, hears) == written
+    (line,) = hears.said
+    assert f"torch: was 1.0, is {here['torch']}" in line and "bits may differ" in line

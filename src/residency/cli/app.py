@@ -79,7 +79,7 @@ def session(debug: bool, *, together: bool = False) -> Iterator[Terminal]:
     from residency.terminal import Terminal
 
     terminal = Terminal(Console(stderr=True, highlight=False, quiet=not ranks.first()))
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         if ranks.world() > 1 and not together:
             started = f"started as one of {ranks.world()} processes"
@@ -98,6 +98,7 @@ def session(debug: bool, *, together: bool = False) -> Iterator[Terminal]:
         _fail(terminal, f"{type(error).__name__}: {reason}{advice}", 1, debug)
     finally:
         terminal.close()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _interrupt(*_: object) -> None:

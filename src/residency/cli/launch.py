@@ -64,7 +64,8 @@ def launch(
             return
         command = found.command(host)
         if not run:
-            show(as_json, {"command": command}, shlex.join(command))
+            settings = [f"{name}={value}" for name, value in SETTINGS.items()]
+            show(as_json, {"command": command, "environment": SETTINGS}, shlex.join(["env", *settings, *command]))
             return
         terminal.close()
         _start(command, SETTINGS)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
 
-from residency import ranks
+from residency import environment, ranks
 from residency.changes import changes, important
 from residency.errors import UserError, listed
 from residency.recipe import Recipe
@@ -78,6 +78,18 @@ class CommittedCheckpoints(RankedTrainer):
         self._load_from_checkpoint(str(checkpoint))
         return self.model
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _plain(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _plain(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _plain(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _note_callbacks(self) -> None:
         """Patience and the like belong to the state that is saved."""
         states: dict[str, list[Any]] = {}
@@ -97,6 +109,25 @@ class CommittedCheckpoints(RankedTrainer):
                 discard(place(folder, step))
 
 
+@contextmanager
+def _plain(checkpoint: str | None) -> Iterator[None]:
+    """What torch refuses to unpickle in a checkpoint, as the user's error.
+
+    Raises:
+        UserError: a file holds more than plain tensors.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":  # of pickle, which nothing here imports
+            raise
+        raise UserError(
+            f"{checkpoint}: can't be read (a file in it holds more than plain tensors)",
+            "a checkpoint that residency wrote",
+            "remove it; --resume then goes on from the one before",
+        ) from error
+
+
 class BestAtHand(TrainerCallback):
     """When training goes on, looks whether the best checkpoint so far is still whole; see `refind_best`."""
 
@@ -109,9 +140,10 @@ class BestAtHand(TrainerCallback):
 
 
 def origin_of(recipe: Recipe, run: Run, continued_from: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a checkpoint is made from: the recipe's fields that matter, the data, and the weights it began with."""
+    """What a checkpoint is made from: the recipe's fields that matter, the data, the first weights, the versions."""
     data = {name: _content(run.need(name, "prepare")) for name in LEARNT_FROM}
-    return {"recipe": important(recipe), "data": data, "continued_from": continued_from}
+    made = {"recipe": important(recipe), "data": data, "continued_from": continued_from}
+    return made | {"versions": environment.describe()}
 
 
 def newest(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Path | None:

@@ -60,6 +60,12 @@ class RankedTrainer(Trainer):
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
             self.is_fsdp_enabled = True
 
+    def train(self, *args: Any, **options: Any) -> Any:
+        """transformers' own loop; each rank's dropout and noise are its own, as its examples are."""
+        if ranks.world() > 1:
+            torch.manual_seed(self.args.seed + ranks.rank())
+        return super().train(*args, **options)
+
     @property
     def replicated(self) -> bool:
         """Whether each of the ranks holds the whole model, with DistributedDataParallel between them."""

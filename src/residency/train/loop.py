@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from residency import models, ranks
-from residency.errors import Interrupted
+from residency import environment, models, ranks
+from residency.changes import changes
+from residency.errors import Interrupted, listed
 from residency.progress import Progress
 from residency.recipe import Recipe
 from residency.train import checkpoints
@@ -29,6 +30,9 @@ def _newest(folder: Path, progress: Progress) -> Path | None:
     found = checkpoints.newest(folder, progress.say)
     if found:
         checkpoints.tidy(folder, found)
+        other = changes(checkpoints.manifest_of(found).get("versions", {}), environment.describe())
+        if other:
+            progress.say(f"{found} was made elsewhere, so that bits may differ from here on: {listed(other, 4)}")
     return found
 
 
