@@ -7,6 +7,7 @@ its own alone; then one backward pass that adds nothing has DistributedDataParal
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -149,6 +150,30 @@ class RankedTrainer(Trainer):
         assert self.lr_scheduler is not None
         sharded.load_optimizer(self.model, self.optimizer, Path(checkpoint))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+
+def join_deepspeed(settings: Path) -> None:
+    """Tell DeepSpeed of the ranks that have met.
+
+    Raises:
+        UserError: it is not installed, its settings can't be read, or they divide the weights themselves.
+    """
+    where = f"train.distributed.deepspeed {settings}"
+    try:
+        stage = json.loads(settings.read_text("utf-8")).get("zero_optimization", {}).get("stage", 0)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{where}: can't be read ({error})", "a JSON file of DeepSpeed's settings") from error
+    if stage not in (0, 1, 2):
+        raise UserError(
+            f"{where}: zero_optimization.stage is {stage}", "0, 1 or 2", "strategy fsdp divides the weights too"
+        )
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError(
+            "train.distributed.strategy deepspeed: DeepSpeed is not installed", "", "pip install deepspeed"
+        ) from error
+    deepspeed.init_distributed()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from residency.progress import Progress
 from residency.prompts import Example, Prompt
 from residency.recipe import Recipe, TrainSection
 from residency.sections import against_ranks
-from residency.train import adapters, checkpoints, outline, quantised
+from residency.train import adapters, checkpoints, distributed, outline, quantised
 from residency.train.best import choosing
 from residency.train.optimizers import NAMES
 from residency.train.schedules import steps_of
@@ -173,6 +174,7 @@ def _between_ranks(section: TrainSection) -> dict[str, Any]:
         raise UserError(reason)
     found: dict[str, Any] = {"ddp_timeout": WAITS}
     if strategy == "deepspeed":
+        distributed.join_deepspeed(Path(section.distributed.deepspeed or ""))
         return found | {"deepspeed": section.distributed.deepspeed}
     if strategy == "fsdp" and ranks.started():
         recompute = section.distributed.recompute
