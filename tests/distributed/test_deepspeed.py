@@ -1,4 +1,4 @@
-"""DeepSpeed's settings are read before anything is loaded; that it trains is tried where it is installed (docs/scale.md)."""
+"""DeepSpeed's settings are read before anything is loaded; docs/scale.md says how it was tried."""
 
 from __future__ import annotations
 
