@@ -9,7 +9,7 @@ from typing import Any
 METRICS = {
     "reward_accuracy": (
         "Chosen preferred",
-        "share of pairs whose chosen answer gained more than the rejected one; 50% before, when nothing was gained",
+        "share of pairs whose chosen answer gained more over the reference than the rejected one; 50%: nothing gained",
         "share",
         "higher",
     ),
