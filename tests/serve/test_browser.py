@@ -270,6 +270,10 @@ def test_a_question_of_ones_own_is_voted_on(page: Any, server: Scripted, run: Ru
     expect(page.locator("#state")).to_contain_text("Your vote is kept.")
     (row,) = votes(run)
     assert (row["question"], row["vote"], {row["a"], row["b"]}) == ("And at night?", "a", {"tuned", "base"})
+    expect(page.get_by_role("complementary", name="Notice")).to_have_count(1)  # not a doctor's advice
+    page.get_by_label("Your question").fill("I have crushing chest pain, what now?")
+    page.get_by_role("button", name="Ask both").click()
+    expect(page.get_by_role("complementary", name="Notice")).to_contain_text("This may be an emergency")
 
 
 def test_a_vote_that_did_not_arrive_can_be_cast_again(page: Any, server: Scripted, run: Run) -> None:

@@ -153,6 +153,17 @@ def test_a_question_of_ones_own_is_answered_by_both_and_its_vote_counts(run: Run
     assert row["answer_a"] == f"{row['a']}'s answer to And at night?"
 
 
+def test_the_guard_speaks_of_a_question_of_ones_own_but_not_of_either_answer(run: Run) -> None:
+    urgent = {"question": "I have crushing chest pain and my left arm is numb, what now?"}
+    switches = ("emergencies", "not_a_doctor", "role", "answers")
+    off = Run.create(run.folder, Recipe.load(None, [f"guard.{name}=false" for name in switches]))
+    assert client(off, live).post("/api/pairs", json=urgent).json()["guard"] == []
+    on = Run.create(run.folder, Recipe.load(None, [f"guard.{name}={name == 'emergencies'}" for name in switches]))
+    (notice,) = client(on, live).post("/api/pairs", json=urgent).json()["guard"]
+    assert notice["rule"] == "heart" and "emergency" in notice["notice"]
+    assert client(on, live).post("/api/pairs", json={"question": "And at night?"}).json()["guard"] == []
+
+
 def test_with_one_model_alone_a_question_of_ones_own_is_refused_in_words(run: Run) -> None:
     got = client(run).post("/api/pairs", json={"question": "And at night?"})
     assert got.status_code == 409

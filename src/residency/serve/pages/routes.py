@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from pydantic import BaseModel, StringConstraints
 
 from residency.errors import UserError
+from residency.guard import Guard
 from residency.ranking.systems import ANSWERS
 from residency.serve.door import COOKIE, SIGN_IN, cookie
 from residency.serve.pages.ballot import Ballots, NotOpen, Pair, Progress
@@ -139,7 +140,7 @@ def _report(found: APIRouter, run: Run) -> None:
 
 
 def _votes(found: APIRouter, run: Run, live: Live | None) -> None:
-    ballots = Ballots(run)
+    ballots, guard = Ballots(run), Guard.of(run.recipe)
 
     @found.post("/api/pairs", dependencies=[Depends(same_site)])
     async def pairs(wanted: Wanted, request: Request) -> dict[str, Any]:
@@ -147,8 +148,12 @@ def _votes(found: APIRouter, run: Run, live: Live | None) -> None:
             return await run_in_threadpool(lambda: _shown(*_of_user(lambda: ballots.held_out(wanted.voter))))
         if live is None:
             raise Refused(409, "only one model is served; `residency serve --compare` serves the base beside it")
-        answers = await live(wanted.question, request)
-        return _shown(*ballots.own(wanted.question, answers), Progress(0, 0))
+        question = wanted.question
+        answers = await live(question, request)
+        # Of the question alone: what a rule says of an answer would tell the two apart.
+        notices = await run_in_threadpool(lambda: guard.look(question, first=True)) if guard else []
+        shown = _shown(*ballots.own(question, answers), Progress(0, 0))
+        return shown | {"guard": [notice.entry() for notice in notices]}
 
     @found.post("/api/votes", dependencies=[Depends(same_site)])
     def votes(cast: Cast) -> dict[str, Any]:

@@ -92,7 +92,7 @@ export class AnswerView {
 }
 
 /** What a guard says of the question or the answer, apart from the answer. */
-function guard(notices) {
+export function guard(notices) {
   const lines = notices.map((one) => make("p", {}, one.notice ?? one.rule ?? String(one)));
   return make("aside", { class: "notice", "aria-label": "Notice" }, make("h4", {}, "Please mind"), ...lines);
 }

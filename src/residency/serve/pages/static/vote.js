@@ -2,6 +2,7 @@
 
 import { announce, find, make, recall, remember, showTrouble } from "./dom.js";
 import { askJson } from "./server.js";
+import { guard } from "./turn.js";
 
 const KEYS = { 1: "a", 2: "b", 3: "tie", 4: "both bad" };
 const own = find("own"), from = find("from"), voter = find("voter");
@@ -27,6 +28,7 @@ function show(found, first) {
   pair = found.id;
   find("asked").textContent = found.question;
   before(found.before);
+  find("notices").replaceChildren(...(found.guard?.length ? [guard(found.guard)] : []));
   for (const [place, name] of ["a", "b"].entries()) answerText(name, found.answers[place]);
   find("pair").hidden = false;
   const { done, of } = found.progress;
