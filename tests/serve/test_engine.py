@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import vllms
 from residency import models
 from residency.decoding import tried
 from residency.decoding.batch import PLAIN
@@ -26,9 +27,11 @@ def model(llama_folder: Path) -> Chosen:
     return Chosen("x", models.load_base(recipe.model), prompt, Choosing(), 256)
 
 
-@pytest.fixture(params=["together", "apart"])
+@pytest.fixture(params=["together", "apart", "vllm"])
 def core(request: pytest.FixtureRequest, model: Chosen) -> Core:
-    return together(model) if request.param == "together" else Apart(model)
+    makers = {"together": together, "apart": Apart, "vllm": vllms.core}
+    made: Core = makers[request.param](model)
+    return made
 
 
 def together(model: Chosen, rows: int = 2) -> Together:

@@ -27,6 +27,9 @@ def serve(
     queue: Annotated[int, typer.Option("--queue", min=0, help="Answers that may wait; more get 503.")] = 64,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds that an answer may take.")] = 300,
     drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds that running answers get at the end.")] = 30,
+    engine: Annotated[
+        str, typer.Option("--engine", help="What the model answers by: own, or vllm (a GPU and residency[vllm]).")
+    ] = "own",
     debug: Debug = False,
 ) -> None:
     """Serve a run's model over HTTP, as OpenAI's API does."""
@@ -40,5 +43,5 @@ def serve(
 
         token = key(token_env, "--token-env") if token_env else None
         names = tuple(allow_host or ())
-        settings = Settings(host, port, token, names, concurrency, queue, seconds=timeout, drain=drain)
+        settings = Settings(host, port, token, names, concurrency, queue, seconds=timeout, drain=drain, engine=engine)
         serve(run, settings, compare=compare, progress=terminal, ready=ready)

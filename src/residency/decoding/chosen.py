@@ -27,6 +27,11 @@ class Chosen:
     window: int
 
     @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
     def pad_id(self) -> int:
         """What `generate` fills up with where it must."""
         return self.prompt.tokenizer.pad_token_id or 0
@@ -49,8 +54,17 @@ def base(run: Run, prompt: Prompt) -> Chosen:
 
 
 def _chosen(name: str, model: Any, prompt: Prompt, run: Run) -> Chosen:
-    choosing = Choosing(**run.chosen_decoding())
     # What a generation config leaves open is taken from the model's own, which would be a decoding that nobody chose.
     model.generation_config = GenerationConfig()
-    longest = getattr(model.config, "max_position_embeddings", None) or run.recipe.model.max_length
-    return Chosen(name, model.to(models.device()), prompt, choosing, min(longest, run.recipe.model.max_length))
+    return Chosen(name, model.to(models.device()), prompt, choosing(run), window(model.config, run))
+
+
+def choosing(run: Run) -> Choosing:
+    """The decoding that the run's evaluation chose, or plain greedy before an evaluation."""
+    return Choosing(**run.chosen_decoding())
+
+
+def window(config: Any, run: Run) -> int:
+    """The tokens that prompt and answer may have together: as many as in training, where the model has the places."""
+    longest = getattr(config, "max_position_embeddings", None) or run.recipe.model.max_length
+    return int(min(longest, run.recipe.model.max_length))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from residency.errors import UserError
 from residency.progress import Progress
+from residency.serve import vllm_fit
 from residency.serve.settings import Settings
 from residency.workspace import Run
 
@@ -31,6 +32,8 @@ def serve(
     _installed()
     run = Run.open(folder)
     run.need("model", "train")
+    if settings.engine == "vllm":
+        vllm_fit.refuse(run, compare=compare)
     from residency.serve import pages, server  # what is wrong with the run is said before torch is loaded
     from residency.serve.app import create_app
     from residency.serve.served import load

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from residency.conversation import Conversation, TooLong
-from residency.decoding.chosen import Chosen
+from residency.decoding.choosing import Choosing
 from residency.errors import UserError
 from residency.prompts import Prompt
 from residency.serve.refused import Refused, wrong
@@ -28,7 +28,31 @@ class Question:
     first: bool = False  # nothing was answered before it
 
 
-def conversation(messages: Sequence[Message], model: Chosen, limit: int) -> Question:
+class Speaker(Protocol):
+    """What is known here of a model that answers, wherever its weights are; as `decoding.chosen.Chosen` has it."""
+
+    @property
+    def name(self) -> str:
+        """What it is to the run: tuned or base."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """Its way from a dialogue to tokens."""
+
+    @property
+    def choosing(self) -> Choosing:
+        """How its next token is chosen where a request says nothing."""
+
+    @property
+    def window(self) -> int:
+        """The tokens that prompt and answer may have together."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+
+
+def conversation(messages: Sequence[Message], model: Speaker, limit: int) -> Question:
     """The prompt of a conversation, whose last message is the question.
 
     Raises:
@@ -47,7 +71,7 @@ def conversation(messages: Sequence[Message], model: Chosen, limit: int) -> Ques
     return Question(ids, min(limit, model.window - len(ids)), left, question, first=not said.turns)
 
 
-def plain(prompt: str | list[int], model: Chosen, limit: int) -> Question:
+def plain(prompt: str | list[int], model: Speaker, limit: int) -> Question:
     """A prompt that stands as it is, without a template.
 
     Raises:
@@ -56,9 +80,8 @@ def plain(prompt: str | list[int], model: Chosen, limit: int) -> Question:
     ids = prompt if isinstance(prompt, list) else _tokens(prompt, model.prompt.tokenizer)
     if not ids:
         raise wrong("prompt has no token.", "prompt", "empty_prompt")
-    vocabulary = model.model.get_input_embeddings().weight.shape[0]
-    if not all(0 <= token < vocabulary for token in ids):
-        raise wrong(f"prompt: tokens from 0 to {vocabulary - 1:,} are expected.", "prompt", "invalid_token")
+    if not all(0 <= token < model.vocabulary for token in ids):
+        raise wrong(f"prompt: tokens from 0 to {model.vocabulary - 1:,} are expected.", "prompt", "invalid_token")
     if len(ids) >= model.window:
         raise _too_long(f"This prompt has {len(ids):,} tokens", model.window - 1, model, "prompt")
     return Question(ids, min(limit, model.window - len(ids)))
@@ -97,7 +120,7 @@ def _without_marks(messages: Sequence[Message], prompt: Prompt) -> None:
             )
 
 
-def _too_long(what: str, room: int, model: Chosen, param: str) -> Refused:
+def _too_long(what: str, room: int, model: Speaker, param: str) -> Refused:
     told = f"{what}, and at most {room:,} leave room for an answer: the model takes in {model.window:,} in all."
     return wrong(told, param, "context_length_exceeded")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from residency.decoding import alone
 from residency.decoding.batch import Asked, Batch, Row
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("residency.serve")
+MEMORY = 0.5  # of what is free may go to the keys and values of all answers
+
+
+def row_bytes(config: Any, window: int, size: int) -> int:
+    """Bytes of one answer's keys and values, as long as the window, in numbers of `size` bytes."""
+    config = config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * window * size)
 
 
 class Desk(Protocol):
@@ -30,6 +39,10 @@ class Desk(Protocol):
         """A token of an answer, or its end."""
 
 
+class Lost(Exception):
+    """What a core works in is gone, and no answer can come from it any more; says what."""
+
+
 class Core(Protocol):
     """A model at work, in the engine's thread; `running` are the answers that are on their way."""
 
@@ -40,7 +53,11 @@ class Core(Protocol):
         """What its work has to stand in."""
 
     def turn(self, desk: Desk) -> None:
-        """Go on by a token, or by an answer where there is no other way."""
+        """Go on by a token, or by an answer where there is no other way.
+
+        Raises:
+            Lost: it can't, and never will again.
+        """
 
     def drop(self) -> None:
         """End all that runs with a fault, and be as new."""

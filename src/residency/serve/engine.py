@@ -18,7 +18,7 @@ from residency import environment
 from residency.decoding.batch import Asked
 from residency.decoding.choosing import Choosing
 from residency.decoding.text import Pieces
-from residency.serve.cores import Core
+from residency.serve.cores import Core, Lost
 from residency.serve.refused import Refused
 
 log = logging.getLogger("residency.serve")
@@ -176,9 +176,15 @@ class Engine:
             self.mean += 0.1 * (time.perf_counter() - job.since - self.mean)
 
     def turn(self) -> None:
-        """Go on by one token. A fault ends the answers that ran, and no others."""
+        """Go on by one token. A fault ends the answers that ran, and no others.
+
+        Raises:
+            Lost: no answer can come any more.
+        """
         try:
             self.core.turn(self)
+        except Lost:
+            raise
         except Exception:
             log.exception("a step of the model")
             self.core.drop()
@@ -237,6 +243,8 @@ class Worker:
                     for engine in self.engines:
                         if engine.busy:
                             engine.turn()
+        except Lost as error:
+            log.error("%s", error)
         finally:
             for engine in self.engines:
                 engine.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from residency import environment, models
@@ -10,14 +10,14 @@ from residency.decoding import chosen, tried
 from residency.decoding.body import Unfit
 from residency.decoding.chosen import Chosen
 from residency.guard import Guard
-from residency.serve.cores import Apart, Core, Together
+from residency.serve import vllm_core
+from residency.serve.asked import Speaker
+from residency.serve.cores import MEMORY, Apart, Core, Together, row_bytes
 from residency.serve.engine import Engine, Worker
 from residency.serve.metrics import Meter
 from residency.serve.refused import Refused
 from residency.serve.settings import Settings
 from residency.workspace import Run
-
-MEMORY = 0.5  # of what is free may go to the keys and values of all answers
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Served:
     """A model under the name that clients ask for."""
 
     name: str
-    model: Chosen
+    model: Speaker
     engine: Engine
     meter: Meter
     created: int  # seconds since 1970
@@ -71,12 +71,16 @@ def load(run: Run, settings: Settings, *, compare: bool, say: Callable[[str], No
     """
     environment.keep_freed_memory()
     guard = Guard.of(run.recipe)
-    prompt = models.load_prompt(run.recipe)
-    found = {run.recipe.name: chosen.tuned(run, prompt)}
-    if compare:
-        found["base" if run.recipe.name != "base" else "base-model"] = chosen.base(run, prompt)
+    prompt, name = models.load_prompt(run.recipe), run.recipe.name
     created = int((run.folder / "model").stat().st_mtime)
     limit = run.recipe.evaluate.max_new_tokens
+    if settings.engine == "vllm":
+        remote = vllm_core.remote(run, prompt)
+        core = vllm_core.load(run, remote, settings)
+        return service_with({name: (remote, core)}, settings, limit, created, guard)
+    found = {name: chosen.tuned(run, prompt)}
+    if compare:
+        found["base" if name != "base" else "base-model"] = chosen.base(run, prompt)
     return service_of(found, settings, limit=limit, say=say, created=created, guard=guard)
 
 
@@ -90,10 +94,22 @@ def service_of(
     guard: Guard | None = None,
 ) -> Service:
     """Models by the names that clients ask for; an answer has at most `limit` tokens where a client says nothing."""
+    cores = {name: (model, _core(name, model, settings, say)) for name, model in found.items()}
+    return service_with(cores, settings, limit, created, guard)
+
+
+def service_with(
+    cores: Mapping[str, tuple[Speaker, Core]],
+    settings: Settings,
+    limit: int,
+    created: int = 0,
+    guard: Guard | None = None,
+) -> Service:
+    """Models by the names that clients ask for, each with what it answers by."""
     meter = Meter()
     served = {}
-    for name, model in found.items():
-        engine = Engine(_core(name, model, settings, say), settings.queue)
+    for name, (model, core) in cores.items():
+        engine = Engine(core, settings.queue)
         meter.watch(name, engine)
         served[name] = Served(name, model, engine, meter, created, limit, guard)
     return Service(served, Worker([one.engine for one in served.values()]), meter)
@@ -116,10 +132,7 @@ def _core(name: str, model: Chosen, settings: Settings, say: Callable[[str], Non
 
 def _rows(model: Chosen, wanted: int) -> int:
     """How many answers' keys and values fit into the memory, each as long as the window."""
-    config = model.model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = 2 * config.num_hidden_layers * heads * size * model.window * model.model.dtype.itemsize
+    row = row_bytes(model.model.config, model.window, model.model.dtype.itemsize)
     return max(1, min(wanted, int(MEMORY * _free(model) // row)))
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from residency.errors import UserError
+from residency.errors import UserError, listed, nearest
 
+ENGINES = ("own", "vllm")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")  # names under which a browser may reach a server that listens at home
 SHORTEST_TOKEN = 16  # characters
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes in bytes, times in seconds.
+    """Sizes in bytes, times in seconds; `engine` is what the models answer by.
 
     `token` is what a client has to send; a server that listens wider than on this machine needs one. `hosts` are the
     names in the Host header that are answered, besides those of this machine.
@@ -30,8 +31,11 @@ class Settings:
     body_seconds: float = 30.0  # that a body may take to come
     seconds: float = 300.0  # that an answer may take, waiting included
     drain: float = 30.0  # that running answers get when the server is told to stop
+    engine: str = "own"  # one of ENGINES
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UserError(f"--engine {self.engine}: unknown", listed(ENGINES), nearest(self.engine, ENGINES))
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise UserError("the token holds characters that no header can carry", "ASCII letters, digits and signs")
         if self.token is not None and len(self.token) < SHORTEST_TOKEN:
