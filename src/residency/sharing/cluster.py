@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from residency.errors import Interrupted, UserError
 from residency.sharing.processes import answered, taken, with_threads
 
 LOCAL = "local"
+KNOCKS = 10  # seconds for an address to answer
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -89,20 +91,33 @@ def _joined(address: str, workers: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _refuse_deaf(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address == LOCAL else {}
     with _own_signals():
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"--ray {address}: no cluster can be joined there ({reason})", f"{LOCAL}, auto or HOST:PORT"
-            ) from None
+            raise _no_cluster(address, error) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_deaf(address: str) -> None:
+    """Nothing, where something listens at an address of HOST:PORT, or it is none; Ray would knock for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=KNOCKS).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"--ray {address}: no cluster can be joined there ({reason})", f"{LOCAL}, auto or HOST:PORT")
 
 
 @contextmanager
