@@ -19,7 +19,7 @@ import yaml
 
 from conftest import dialogues, write_jsonl
 from residency import pipeline
-from residency.data import rowwise
+from residency.data import keep, rowwise
 from residency.errors import Interrupted, UserError
 from residency.recipe import Recipe
 from residency.sharing import Sharing, cluster, workers
@@ -50,6 +50,9 @@ def messy(tmp_path: Path) -> Path:
     """Rows with something for each count: repeats, near-duplicates, personal data, empty and unreadable ones."""
     rows = dialogues(60)
     rows += [rows[3], {**rows[4], "Doctor": rows[4]["Doctor"] + " Call +44 20 7946 0182."}, {**rows[5], "Doctor": " "}]
+    rows += [
+        {"Description": "Was hilft?", "Doctor": "Bei Fieber helfen vor allem Ruhe, viel Wasser und ein warmes Bett."}
+    ]
     rows += [{**rows[6], "Description": f"Q.  Is it {n * 7} <b>days</b>, {n}@example.org?"} for n in range(4)]
     source = write_jsonl(tmp_path / "rows.jsonl", rows)
     source.write_text(source.read_text() + "{torn\n")
@@ -60,13 +63,19 @@ def test_any_number_of_processes_writes_the_same_bytes(
     messy: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rowwise, "ROWS", 9)
-    asked = recipe(messy, llama_folder, **NAMED, on_error="skip")
+    monkeypatch.setattr(keep, "TOLD", 9)
+    asked = recipe(messy, llama_folder, **NAMED, on_error="skip", drop=["other-languages"])
     for count in (1, 2, 3):
         pipeline.prepare(asked, tmp_path / str(count), sharing=Sharing(count))
     one, two, three = (files(tmp_path / str(count)) for count in (1, 2, 3))
     assert len(one) == 11
     assert one == two == three
-    assert json.loads(one["report.json"])["dropped"] == {"unreadable": 1, "empty answer": 1, "exact duplicate": 1}
+    assert json.loads(one["report.json"])["dropped"] == {
+        "unreadable": 1,
+        "empty answer": 1,
+        "exact duplicate": 1,
+        "other-languages": 1,
+    }
 
 
 def test_an_error_in_a_row_is_the_same_line_in_any_number_of_processes(
@@ -97,7 +106,7 @@ def test_results_are_in_order_and_few_shards_are_on_their_way(monkeypatch: pytes
                 taken += 1
                 yield item
 
-    found = Sharing(workers=2).over(math.sqrt, Counting(range(40)), 40)
+    found = Sharing(workers=2).over(math.sqrt, Counting(range(40)))
     for number, root in enumerate(found):
         assert root == math.sqrt(number)
         assert taken <= number + AHEAD * 2 + 1
@@ -105,20 +114,20 @@ def test_results_are_in_order_and_few_shards_are_on_their_way(monkeypatch: pytes
 
 def test_an_error_elsewhere_is_raised_here_with_where_it_came_from() -> None:
     with pytest.raises(ValueError, match="math domain error") as error:
-        list(Sharing(workers=2).over(math.sqrt, [4, 9, -1, 16], 4))
+        list(Sharing(workers=2).over(math.sqrt, [4, 9, -1, 16]))
     assert "in answered" in str(error.value.__cause__)
 
 
 @needs_signals
 def test_a_process_that_is_killed_or_ends_is_told() -> None:
     with pytest.raises(Interrupted, match=r"a process of prepare was killed \(signal 9\); .*fewer --workers"):
-        list(Sharing(workers=2).over(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL], 2))
+        list(Sharing(workers=2).over(signal.raise_signal, [signal.SIGKILL, signal.SIGKILL]))
     with pytest.raises(RuntimeError, match="ended by itself, with exit code 7"):
-        list(Sharing(workers=2).over(os._exit, [7, 7], 2))
+        list(Sharing(workers=2).over(os._exit, [7, 7]))
 
 
 def test_the_processes_are_gone_when_nobody_takes_their_results() -> None:
-    found = Sharing(workers=2).over(math.sqrt, list(range(99)), 99)
+    found = Sharing(workers=2).over(math.sqrt, list(range(99)))
     assert next(found) == 0
     started = {child.pid for child in psutil.Process().children()}
     assert len(started) >= 2
@@ -126,12 +135,14 @@ def test_the_processes_are_gone_when_nobody_takes_their_results() -> None:
     assert not started & {child.pid for child in psutil.Process().children()}
 
 
-def test_processes_are_started_where_there_are_rows_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_are_started_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "cores", lambda: 16)
-    assert [workers.paying(rows) for rows in (0, 2 * workers.PAYS - 1, 2 * workers.PAYS, 10**9)] == [1, 1, 2, 16]
+    alone = [workers.paying(1.0, 1.0, items) for items in (0, 1, 8, 10, 13, 1000)]
+    assert alone == [1, 1, 1, 1, 13, 16]
+    assert workers.paying(1.0, 16.0, 1000) == 1, "work that takes every core by itself"
     monkeypatch.setattr(workers, "Process", None)  # none is started
-    assert list(Sharing().over(math.sqrt, [4, 9], 2)) == [2, 3]
-    assert list(Sharing(workers=8).over(math.sqrt, [4], 1)) == [2]
+    assert list(Sharing().over(math.sqrt, range(9))) == [math.sqrt(n) for n in range(9)]
+    assert list(Sharing(workers=8).over(math.sqrt, [4])) == [2]
 
 
 # The command, stopped while its processes are at work
@@ -232,16 +243,16 @@ def test_local_ray_writes_the_same_bytes_as_one_process(
 
 def test_an_error_in_a_task_is_the_works_own_and_no_cluster_is_one_line(ray: Any) -> None:
     with pytest.raises(ValueError, match="math domain error"):
-        list(Sharing(workers=2, ray="local").over(math.sqrt, [4, 9, -1, 16], 4))
+        list(Sharing(workers=2, ray="local").over(math.sqrt, [4, 9, -1, 16]))
     with pytest.raises(UserError, match=r"--ray 127\.0\.0\.1:1: no cluster can be joined there"):
-        list(Sharing(ray="127.0.0.1:1").over(math.sqrt, [4], 1))
+        list(Sharing(ray="127.0.0.1:1").over(math.sqrt, [4]))
 
 
 @needs_signals
 @pytest.mark.slow  # Ray tries it again and again, in new processes
 def test_a_task_that_ray_gives_up_is_told(ray: Any) -> None:
     with pytest.raises(Interrupted, match="Ray lost a task of prepare"):
-        list(Sharing(workers=1, ray="local").over(os._exit, [7], 1))
+        list(Sharing(workers=1, ray="local").over(os._exit, [7]))
 
 
 def test_a_process_alone_takes_item_after_item() -> None:

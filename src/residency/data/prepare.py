@@ -123,12 +123,12 @@ def prepare(
         UserError: the source, a column or a row is not as the recipe says, or nothing is left to train on.
         Interrupted: a process that worked on rows was killed.
     """
-    progress, section = progress or Silent(), recipe.data
-    found = _found(recipe, run, prompt, progress, given, ask=ask, sharing=sharing or Sharing())
+    progress, section, sharing = progress or Silent(), recipe.data, sharing or Sharing()
+    found = _found(recipe, run, prompt, progress, given, ask=ask, sharing=sharing)
     table, made, asked = found.table, found.made, found.asked
     if any(found.redacted.values()):
         progress.say(f"Personal data replaced: {privacy.told(found.redacted)}")
-    kept = _keep(found.done, rowwise.public(_unreadable(table), section), recipe)
+    kept = _keep(found.done, rowwise.public(_unreadable(table), section), recipe, sharing)
     _some_left(kept, table.name)
     parts = _split(kept.rows, section)
     mixed = redirects.mix(parts.rows, asked, prompt, recipe)
@@ -192,7 +192,7 @@ def _found(
 def _each(work: Rowwise, rows: pl.DataFrame, sharing: Sharing, progress: Progress) -> Done:
     """The work on all rows, a shard after the other or several at once."""
     shards, found, count = rowwise.shards(rows, work.recipe.data), [], 0
-    for shard, done in zip(shards, sharing.over(work, shards, rows.height), strict=True):
+    for shard, done in zip(shards, sharing.over(work, shards), strict=True):
         found.append(done)
         count += shard.height
         if len(shards) > 1:
@@ -294,10 +294,10 @@ def _told(done: Done, section: DataSection, in_texts: dict[str, int]) -> tuple[l
     return shown, {kind: done.redacted.get(kind, 0) + in_texts.get(kind, 0) for kind in kinds}
 
 
-def _keep(done: Done, unreadable: pl.DataFrame, recipe: Recipe) -> Kept:
+def _keep(done: Done, unreadable: pl.DataFrame, recipe: Recipe, sharing: Sharing) -> Kept:
     rows, repeated = keep.once(done.rows)
     rows, overlong, truncated = keep.within(rows, recipe)
-    rows, unwanted = keep.wanted(rows, recipe.data.drop)
+    rows, unwanted = keep.wanted(rows, recipe.data.drop, sharing)
     gone = [*done.unread, unreadable, done.empty, repeated, overlong, unwanted]
     return Kept(rows, pl.concat(gone), truncated)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,9 @@ from typing import TypeVar
 from residency.sharing import cluster
 from residency.sharing.processes import Process
 
+TRIED = 2  # shards
 AHEAD = 2  # shards for each worker that are on their way, or done and not taken yet
-PAYS = 40_000  # rows for each process, at least: fewer are done before it has started
+STARTS = 5.0  # seconds for processes to be there, with all that they import
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,8 +41,8 @@ class Sharing:
         if self.ray is not None:
             cluster.need_ray()
 
-    def over(self, work: Callable[[Item], Result], items: Sequence[Item], rows: int) -> Iterator[Result]:
-        """What comes of the work on each item, in order; `rows` is how many rows they hold together.
+    def over(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """What comes of the work on each item, in order.
 
         Raises:
             UserError: the work raises it, or there is no cluster at the address.
@@ -48,13 +50,33 @@ class Sharing:
         """
         if self.ray is not None:
             return cluster.over(self.ray, self.workers, work, items, AHEAD)
-        count = min(self.workers or paying(rows), len(items))
+        if self.workers is None:
+            return _as_it_pays(work, items)
+        count = min(self.workers, len(items))
         return map(work, items) if count == 1 else _over_processes(count, work, items)
 
 
-def paying(rows: int) -> int:
-    """How many processes on this machine pay for so many rows."""
-    return max(1, min(cores(), rows // PAYS))
+def paying(wall: float, cpu: float, items: int) -> int:
+    """How many processes pay for so many items, of which one took so many seconds: by the clock and of the processor.
+
+    Work that takes every core by itself, as a tokenizer's does, gains nothing by processes.
+    """
+    count = min(cores(), items)
+    alone, shared = wall * items, STARTS + cpu * items / max(1, count)
+    return count if shared + STARTS < alone else 1
+
+
+def _as_it_pays(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """The first items here, to see what they take, and the others where it is fastest."""
+    wall = cpu = 0.0
+    for item in items[:TRIED]:  # what is loaded and compiled once goes with the first
+        before, spent = time.perf_counter(), time.process_time()
+        result = work(item)
+        wall, cpu = time.perf_counter() - before, time.process_time() - spent
+        yield result
+    left = items[TRIED:]
+    count = paying(wall, cpu, len(left))
+    yield from map(work, left) if count == 1 else _over_processes(count, work, left)
 
 
 def cores() -> int:
