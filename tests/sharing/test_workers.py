@@ -139,7 +139,7 @@ def test_processes_are_started_where_it_pays(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(workers, "cores", lambda: 16)
     alone = [workers.paying(1.0, 1.0, items) for items in (0, 1, 8, 10, 13, 1000)]
     assert alone == [1, 1, 1, 1, 13, 16]
-    assert workers.paying(1.0, 16.0, 1000) == 1, "work that takes every core by itself"
+    assert workers.paying(0.0, 16.0, 1000) == 1, "work that takes every core by itself"
     monkeypatch.setattr(workers, "Process", None)  # none is started
     assert list(Sharing().over(math.sqrt, range(9))) == [math.sqrt(n) for n in range(9)]
     assert list(Sharing(workers=8).over(math.sqrt, [4])) == [2]

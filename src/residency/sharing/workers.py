@@ -56,26 +56,28 @@ class Sharing:
         return map(work, items) if count == 1 else _over_processes(count, work, items)
 
 
-def paying(wall: float, cpu: float, items: int) -> int:
-    """How many processes pay for so many items, of which one took so many seconds: by the clock and of the processor.
+def paying(own: float, cpu: float, items: int) -> int:
+    """How many processes pay for so many items, of which one took so many seconds of the processor: of this thread
+    alone, and of all.
 
-    Work that takes every core by itself, as a tokenizer's does, gains nothing by processes.
+    What other threads do, as a tokenizer's or polars' own, is taken to use every core already; the clock would count
+    what other programs do.
     """
     count = min(cores(), items)
-    alone, shared = wall * items, STARTS + cpu * items / max(1, count)
+    alone, shared = (own + (cpu - own) / cores()) * items, STARTS + cpu * items / max(1, count)
     return count if shared + STARTS < alone else 1
 
 
 def _as_it_pays(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """The first items here, to see what they take, and the others where it is fastest."""
-    wall = cpu = 0.0
+    own = cpu = 0.0
     for item in items[:TRIED]:  # what is loaded and compiled once goes with the first
-        before, spent = time.perf_counter(), time.process_time()
+        before, spent = time.thread_time(), time.process_time()
         result = work(item)
-        wall, cpu = time.perf_counter() - before, time.process_time() - spent
+        own, cpu = time.thread_time() - before, time.process_time() - spent
         yield result
     left = items[TRIED:]
-    count = paying(wall, cpu, len(left))
+    count = paying(own, cpu, len(left))
     yield from map(work, left) if count == 1 else _over_processes(count, work, left)
 
 
