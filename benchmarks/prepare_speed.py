@@ -4,6 +4,7 @@
     python benchmarks/prepare_speed.py --rows 25692 --repeats 3
     python benchmarks/prepare_speed.py --skip-plain           without the slow comparison
     python benchmarks/prepare_speed.py --plain-at 256916      with the slow comparison at all rows: ten minutes
+    python benchmarks/prepare_speed.py --workers 1 2 --repeats 3    with one process and with two, in turns
 
 Each job runs in a process of its own on a Parquet file that is made from the built-in clinic by a seed:
 
@@ -13,6 +14,8 @@ Each job runs in a process of its own on a Parquet file that is made from the bu
   permutations, exact similarity of the pairs that it proposes), clusters split at random, the same files. No audit. It
   is measured at the smallest number of rows, unless --plain-at says otherwise.
 * tutorial: a notebook's few lines of pandas, which clean, tokenise and compare nothing.
+
+The peak is that of the largest process alone: with --workers, each of the others has its own.
 
 datasketch is installed beside the data, in the temporary folder, if it can't be imported. Prints a Markdown table with
 machine, versions and date.
@@ -27,6 +30,7 @@ import json
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -78,6 +82,7 @@ def main() -> None:
     parser.add_argument(
         "--plain-at", type=int, nargs="+", help="rows of the plain comparison; the fewest when left out"
     )
+    parser.add_argument("--workers", type=int, nargs="+", help="compare these numbers of processes, in turns")
     parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)  # what a process of its own does
     arguments = parser.parse_args()
     if arguments.job:
@@ -94,6 +99,10 @@ def measured(arguments: argparse.Namespace, folder: Path) -> Iterator[Measured]:
     for rows in sizes:
         source = folder / f"forum-{rows}.parquet"
         timed("generate", rows, source, folder, 1)
+        if arguments.workers:
+            yield from in_turns(arguments.workers, rows, source, folder, arguments.repeats)
+            source.unlink()
+            continue
         yield timed("residency", rows, source, folder, arguments.repeats)
         yield timed("tutorial", rows, source, folder, arguments.repeats)
         if not arguments.skip_plain and rows in (arguments.plain_at or sizes[:1]):
@@ -101,11 +110,20 @@ def measured(arguments: argparse.Namespace, folder: Path) -> Iterator[Measured]:
         source.unlink()
 
 
-def timed(job: str, rows: int, source: Path, folder: Path, repeats: int) -> Measured:
+def in_turns(workers: list[int], rows: int, source: Path, folder: Path, repeats: int) -> Iterator[Measured]:
+    """The whole of `residency prepare` with each number of processes, one after the other, again and again."""
+    rounds = [[timed("residency", rows, source, folder, 1, workers=count) for count in workers] for _ in range(repeats)]
+    for found in zip(*rounds, strict=True):
+        yield Measured(found[0].job, rows, [one.median for one in found], max(one.peak for one in found))
+
+
+def timed(job: str, rows: int, source: Path, folder: Path, repeats: int, *, workers: int | None = None) -> Measured:
     """A job in processes of its own. Linux counts a process's peak from its parent's, so that this one stays small."""
     seconds, peaks = [], []
+    name = job if workers is None else f"{job}, workers {workers}"
     for repeat in range(repeats):
         out = folder / f"{job}-{rows}-{repeat}"
+        shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, __file__, "--job", job, str(rows), str(source), str(out)]
         if job == "residency":
             command = [
@@ -117,6 +135,7 @@ def timed(job: str, rows: int, source: Path, folder: Path, repeats: int) -> Meas
                 f"data.source={source}",
                 "--out",
                 str(out),
+                *([] if workers is None else ["--workers", str(workers)]),
             ]
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "true"}
         if job == "plain":
@@ -127,9 +146,9 @@ def timed(job: str, rows: int, source: Path, folder: Path, repeats: int) -> Meas
         seconds.append(time.perf_counter() - started)
         peaks.append(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
         if status:
-            sys.exit(f"{job} with {rows:,} rows failed")
-    print(f"{job}, {rows:,} rows: {statistics.median(seconds):.1f} s", file=sys.stderr, flush=True)
-    return Measured(job, rows, seconds, max(peaks))
+            sys.exit(f"{name} with {rows:,} rows failed")
+    print(f"{name}, {rows:,} rows: {statistics.median(seconds):.1f} s", file=sys.stderr, flush=True)
+    return Measured(name, rows, seconds, max(peaks))
 
 
 def datasketch(folder: Path) -> list[str]:
@@ -322,7 +341,7 @@ def show(found: list[Measured]) -> None:
     print(f"### Preparing a doctor forum, {datetime.date.today()}\n")
     print(f"{machine['machine']}; {machine['system']}; {libraries}.\n")
     print("| rows | job | seconds | rows a second | peak memory, GiB |\n| --- | --- | --- | --- | --- |")
-    for each in sorted(found, key=lambda each: (each.rows, each.job != "residency", each.job)):
+    for each in sorted(found, key=lambda each: (each.rows, not each.job.startswith("residency"), each.job)):
         memory = f"{each.peak / 2**30:.2f}"
         print(f"| {each.rows:,} | {each.job} | {each.median:.1f} | {each.rows / each.median:,.0f} | {memory} |")
     own = {each.rows: each for each in found if each.job == "residency"}

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "src" / "residency"
 MODULES = sorted(ROOT.rglob("*.py"))
 
 # What each floor may import, besides its own room. The stages know nothing of each other.
-GROUND = {"errors", "disk", "hub", "progress", "environment", "jsonl", "ranks"}
+GROUND = {"errors", "disk", "hub", "progress", "environment", "jsonl", "ranks", "sharing"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
 STAGE = MIDDLE | {"untrusted", "virtual", "models", "origin", "batches", "loss", "endpoint", "embeddings", "decoding"}
 ALLOWED = {
@@ -24,6 +24,7 @@ ALLOWED = {
     "environment": set(),
     "ranks": {"errors"},
     "jsonl": set(),
+    "sharing": {"errors"},
     "terminal": {"progress"},
     "sections": set(),
     "untrusted": {"errors"},
@@ -75,6 +76,7 @@ ALLOWED = {
         "ranks",
         "recipe",
         "serve",
+        "sharing",
         "tables",
         "terminal",
         "workspace",

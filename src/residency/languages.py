@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,11 +16,26 @@ ENOUGH = 5  # words, or letters that aren't Latin; "Patent ductus arteriosus" is
 OTHER = 0.005  # probability of the main language under which an answer is in another one
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Tells the answers that are hardly in a language."""
+
+    language: str
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame) -> Apart:
+        """From the language that most answers are in."""
+        return cls(_main(_beginnings(spread(rows))))
+
+    def __call__(self, rows: pl.DataFrame) -> pl.Series:
+        """Which answers [rows], of all or some of the rows."""
+        other = [enough and _scores(text).get(self.language, 0.0) < OTHER for text, enough in _beginnings(rows)]
+        return pl.Series(other, dtype=pl.Boolean)
+
+
 def other_languages(rows: pl.DataFrame) -> pl.Series:
     """Answers [rows] that are hardly in the language that most answers are in."""
-    main = _main(_beginnings(spread(rows)))
-    other = [enough and _scores(text).get(main, 0.0) < OTHER for text, enough in _beginnings(rows)]
-    return pl.Series(other, dtype=pl.Boolean)
+    return Apart.of(rows)(rows)
 
 
 def language_of(texts: Sequence[str], default: str = "") -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from residency.data.look import Proposal
     from residency.evaluate import EvaluationReport
     from residency.prompts import Prompt
+    from residency.sharing import Sharing
     from residency.train import Examples, Plan, Sweep, TrainReport
 
 PAIR_TOKENS = 160  # that a model may write for a question-answer pair: one to four sentences, and the JSON around them
@@ -100,11 +101,13 @@ def look(source: str, given: Any = None) -> Proposal:
     return looked(source, given)
 
 
-def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, given: Any = None) -> dict[str, Any]:
+def prepare(
+    recipe: Recipe, folder: Path, progress: Progress | None = None, given: Any = None, sharing: Sharing | None = None
+) -> dict[str, Any]:
     """Load, clean, audit and split the recipe's data into `data/`, unless it lies there already; returns its report.
 
-    `given` takes the place of the source: a pandas or polars data frame, or a datasets.Dataset. See
-    `residency.data.prepare`.
+    `given` takes the place of the source: a pandas or polars data frame, or a datasets.Dataset. `sharing` says how many
+    processes share the rows; as many as pay where it is left out. See `residency.data.prepare`.
     """
     from residency import data
 
@@ -120,7 +123,7 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, give
     with made.working(f"residency prepare RECIPE --out {folder}"):
         made.forget("manifest.json", "data/report.json", *AFTER_DATA)  # data without its report is not whole
         made.take(recipe)
-        data.prepare(recipe, made, prompt, progress, given, ask=_own_model(recipe, progress))
+        data.prepare(recipe, made, prompt, progress, given, ask=_own_model(recipe, progress), sharing=sharing)
         made.seal()
     return _prepared(made, progress)
 

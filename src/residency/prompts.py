@@ -10,6 +10,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -189,7 +190,7 @@ class Prompt:
             else:
                 yield from encoder.encode_batch_fast(part, add_special_tokens=special)
 
-    @property
+    @cached_property
     def longest_token(self) -> int:
         """Characters that one token stands for, at most."""
         return max(map(len, self.tokenizer.get_vocab()), default=1)

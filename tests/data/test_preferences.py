@@ -88,7 +88,7 @@ def test_a_record_that_holds_no_pair_stops_or_is_counted(record: dict[str, Any],
     table = pl.DataFrame([record]).with_row_index("row", 1)
     found = read(table, recognise(table, DataSection(source="s")), "skip")
     assert found.rows.is_empty()
-    assert found.dropped["reason"].to_list() == ["malformed pair"]
+    assert pl.concat(found.dropped)["reason"].to_list() == ["malformed pair"]
 
 
 def test_two_texts_without_a_question_are_refused() -> None:

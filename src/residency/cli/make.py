@@ -88,6 +88,13 @@ def prepare(
     recipe: RecipePath = None,
     out: Out = None,
     audit_only: Annotated[bool, typer.Option("--audit-only", help="Also write the report page, to look at.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes that share the rows; as many as pay when left out."),
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Share the rows through a Ray cluster: HOST:PORT, auto or local.")
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -96,10 +103,11 @@ def prepare(
     with session(debug) as terminal:
         from residency import pipeline
         from residency.recipe import Recipe
+        from residency.sharing import Sharing
 
         loaded = Recipe.load(recipe, overrides or ())
         folder = pipeline.folder_of(loaded, out)
-        report = pipeline.prepare(loaded, folder, terminal)
+        report = pipeline.prepare(loaded, folder, terminal, sharing=Sharing(workers, ray))
         page = pipeline.report(folder, terminal) if audit_only else folder / "data"
         show(as_json, {"run": str(folder), "data": report}, str(page))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import polars as pl
 
@@ -14,6 +15,8 @@ from residency.recipe import DataSection
 SAMPLES = 3
 BOTH = ("question", "answer", "rejected", "context", "system")
 
+Sample = tuple[int, str, str]  # row, before, after
+
 
 @dataclass(frozen=True)
 class Cleaned:
@@ -21,7 +24,20 @@ class Cleaned:
 
     step: str
     rows: int
-    samples: tuple[tuple[int, str, str], ...]
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What a step did to some of the rows: how many it touched, and up to three of each column."""
+
+    step: str
+    rows: int
+    columns: tuple[tuple[Sample, ...], ...]
+
+    def told(self) -> Cleaned:
+        """The same for a report; of several columns the first ones' samples come first."""
+        return Cleaned(self.step, self.rows, tuple(chain(*self.columns))[:SAMPLES])
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,12 @@ def clean(rows: pl.DataFrame, section: DataSection) -> tuple[pl.DataFrame, list[
     Raises:
         UserError: a pattern of `data.closings` is no regular expression.
     """
+    rows, done = touched(rows, section)
+    return rows, [step.told() for step in done]
+
+
+def touched(rows: pl.DataFrame, section: DataSection) -> tuple[pl.DataFrame, list[Touched]]:
+    """The same as `clean`, of some of the rows: `together` tells what was done to all."""
     done = []
     for name in section.clean:
         step = STEPS[name]
@@ -102,17 +124,28 @@ def clean(rows: pl.DataFrame, section: DataSection) -> tuple[pl.DataFrame, list[
     return rows, done
 
 
-def _compared(name: str, before: pl.DataFrame, after: pl.DataFrame, columns: list[str]) -> Cleaned:
+def together(parts: Iterable[list[Touched]]) -> list[Touched]:
+    """What the steps did to all rows, of which the parts are some each, in order."""
+    found = []
+    for steps in zip(*parts, strict=True):
+        columns = zip(*(step.columns for step in steps), strict=True)
+        first = tuple(tuple(chain(*column))[:SAMPLES] for column in columns)
+        found.append(Touched(steps[0].step, sum(step.rows for step in steps), first))
+    return found
+
+
+def _compared(name: str, before: pl.DataFrame, after: pl.DataFrame, columns: list[str]) -> Touched:
     """Which rows a step touched."""
     changed = pl.Series([False] * before.height, dtype=pl.Boolean)
-    samples: list[tuple[int, str, str]] = []
+    samples: list[tuple[Sample, ...]] = []
     for column in columns:
         here = before[column] != after[column]
-        samples += zip(
+        shown = zip(
             before["row"].filter(here).head(SAMPLES).to_list(),
             before[column].filter(here).head(SAMPLES).to_list(),
             after[column].filter(here).head(SAMPLES).to_list(),
             strict=True,
         )
+        samples.append(tuple(shown))
         changed = changed | here
-    return Cleaned(name, int(changed.sum()), tuple(samples[:SAMPLES]))
+    return Touched(name, int(changed.sum()), tuple(samples))

@@ -14,10 +14,13 @@ DROPPED = {"row": pl.UInt32, "reason": pl.String, "question": pl.String, "answer
 
 @dataclass(frozen=True)
 class Dialogues:
-    """Rows to learn from, and the records that hold none: row, reason, question and answer as far as there are any."""
+    """Rows to learn from, and the records that hold none: row, reason, question and answer as far as there are any.
+
+    Those that are dropped are told apart by kind, each in the order of the source.
+    """
 
     rows: pl.DataFrame
-    dropped: pl.DataFrame
+    dropped: tuple[pl.DataFrame, ...] = ()
 
 
 def read(table: pl.DataFrame, shape: schema.Shape, on_error: str) -> Dialogues:
@@ -38,12 +41,12 @@ def read(table: pl.DataFrame, shape: schema.Shape, on_error: str) -> Dialogues:
     }
     if shape.context:
         columns["context"] = schema.texts(table, shape.context)
-    return Dialogues(pl.DataFrame(columns), dropped([]))
+    return Dialogues(pl.DataFrame(columns))
 
 
 def paired(rows: pl.DataFrame) -> Dialogues:
     """Pairs that were made from documents; each keeps the passage that it is from."""
-    return Dialogues(rows, dropped([]))
+    return Dialogues(rows)
 
 
 def dropped(rows: list[tuple[int, str, str]]) -> pl.DataFrame:
@@ -68,7 +71,7 @@ def _conversations(table: pl.DataFrame, column: str, on_error: str) -> Dialogues
     _refuse(turns.malformed, on_error)
     malformed = [(row, "malformed conversation", why) for row, why in turns.malformed]
     unanswered = [(row, "no assistant turn", "") for row in turns.unanswered]
-    return Dialogues(turns.rows, dropped(malformed + unanswered))
+    return Dialogues(turns.rows, (dropped(malformed), dropped(unanswered)))
 
 
 def _pairs(table: pl.DataFrame, shape: schema.Shape, on_error: str) -> Dialogues:
@@ -87,7 +90,7 @@ def _pairs(table: pl.DataFrame, shape: schema.Shape, on_error: str) -> Dialogues
         found = preferences.from_votes(rows, schema.texts(table, shape.vote)) if shape.vote else preferences.Pairs(rows)
     _refuse(found.malformed, on_error)
     malformed = dropped([(row, "malformed pair", why) for row, why in found.malformed])
-    return Dialogues(found.rows, pl.concat([found.undecided, malformed]))
+    return Dialogues(found.rows, (found.undecided, malformed))
 
 
 def _refuse(malformed: list[tuple[int, str]], on_error: str) -> None:

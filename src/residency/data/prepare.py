@@ -17,18 +17,21 @@ from residency.data import (
     keep,
     privacy,
     redirects,
+    rowwise,
     schema,
     sources,
     write,
 )
 from residency.data import split as splitting
-from residency.data.clean import Cleaned, clean
+from residency.data.clean import Cleaned
 from residency.data.findings import Finding, findings
+from residency.data.rowwise import Done, Rowwise
 from residency.data.synthesise import Ask, Replies, Synthesised, synthesise
 from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import DataSection, Recipe
+from residency.sharing import Sharing
 from residency.workspace import Run
 
 SAMPLE = {"row": pl.UInt32, "question": pl.String, "answer": pl.String}  # of cleaning: before and after
@@ -69,6 +72,20 @@ class DataReport:
 
 
 @dataclass(frozen=True)
+class Found:
+    """The source without its rows, how many it has, how they are read, and what came of each of them alone."""
+
+    table: sources.Table
+    available: int
+    shape: schema.Shape
+    made: Synthesised | None
+    asked: bool
+    done: Done
+    cleaned: list[Cleaned]
+    redacted: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Kept:
     """The rows that stay, those that leave with their reasons, and how many will be cut at `max_length`."""
 
@@ -95,42 +112,40 @@ def prepare(
     given: Any = None,
     *,
     ask: Ask | None = None,
+    sharing: Sharing | None = None,
 ) -> DataReport:
     """Prepare the recipe's data, or a data frame or data set given, and write it into the run folder as `data/`.
 
-    `ask` is the run's own model, for `data.synthesise`.
+    `ask` is the run's own model, for `data.synthesise`; `sharing` says who works on the rows, which changes nothing of
+    what comes of them.
 
     Raises:
         UserError: the source, a column or a row is not as the recipe says, or nothing is left to train on.
+        Interrupted: a process that worked on rows was killed.
     """
-    progress, section = progress or Silent(), recipe.data
-    table = sources.load(section, given)
-    taken, shape = _recognised(table, recipe, progress)
-    made, in_texts = _synthesise(taken, shape, section, progress, ask=ask, replies=_replies(recipe, run))
-    read = dialogues.read(taken, shape, section.on_error) if made is None else dialogues.paired(made.rows)
-    rows, cleaned = clean(read.rows, section)
-    rows, cleaned, redacted = _redact(rows, cleaned, section, in_texts)
-    if any(redacted.values()):
-        progress.say(f"Personal data replaced: {privacy.told(redacted)}")
-    asked = made is not None or any((shape.question, shape.messages, shape.rejected))
-    kept = _keep(dialogues.complete(rows), [read.dropped, _unreadable(table)], asked, prompt, recipe)
+    progress, section, sharing = progress or Silent(), recipe.data, sharing or Sharing()
+    found = _found(recipe, run, prompt, progress, given, ask=ask, sharing=sharing)
+    table, made, asked = found.table, found.made, found.asked
+    if any(found.redacted.values()):
+        progress.say(f"Personal data replaced: {privacy.told(found.redacted)}")
+    kept = _keep(found.done, rowwise.public(_unreadable(table), section), recipe, sharing)
     _some_left(kept, table.name)
     parts = _split(kept.rows, section)
     mixed = redirects.mix(parts.rows, asked, prompt, recipe)
     report = DataReport(
         source=table.name,
         notes=list(table.notes),
-        shape=str(shape),
-        other_shapes=list(shape.other),
+        shape=str(found.shape),
+        other_shapes=list(found.shape.other),
         synthesised=None if made is None else _counted(made),
-        rows_available=table.rows.height + len(table.unreadable),
+        rows_available=found.available,
         rows_in=kept.rows.height + kept.dropped.height,
         kept=kept.rows.height,
         dropped=dict(Counter(kept.dropped["reason"].to_list())),
         dropped_samples=_samples(kept.dropped, table),
         truncated=kept.truncated,
-        cleaned=cleaned,
-        redacted=redacted,
+        cleaned=found.cleaned,
+        redacted=found.redacted,
         near_duplicates=kept.rows.height - len(np.unique(parts.clusters)),
         leaked=parts.leaked,
         random_split_would_leak=parts.by_chance,
@@ -147,6 +162,42 @@ def prepare(
     about = {"files": files} | write.origin(recipe, given)
     run.write_json("data/report.json", asdict(report) | about)
     return report
+
+
+def _found(
+    recipe: Recipe,
+    run: Run,
+    prompt: Prompt,
+    progress: Progress,
+    given: Any,
+    *,
+    ask: Ask | None,
+    sharing: Sharing,
+) -> Found:
+    """The source read, and each of its rows made ready for what needs all of them."""
+    section = recipe.data
+    table = sources.load(section, given)
+    taken, shape = _recognised(table, recipe, progress)
+    made, in_texts = _synthesise(taken, shape, section, progress, ask=ask, replies=_replies(recipe, run))
+    asked = made is not None or any((shape.question, shape.messages, shape.rejected))
+    rows = taken.select("row", *dict.fromkeys(shape.columns)) if made is None else made.rows
+    work = Rowwise(shape if made is None else None, asked, recipe, prompt)
+    done = _each(work, rows, sharing, progress)
+    cleaned, redacted = _told(done, section, in_texts)
+    available = table.rows.height + len(table.unreadable)
+    bare = replace(table, rows=table.rows.clear())  # its rows would fill the memory while others are compared
+    return Found(bare, available, shape, made, asked, done, cleaned, redacted)
+
+
+def _each(work: Rowwise, rows: pl.DataFrame, sharing: Sharing, progress: Progress) -> Done:
+    """The work on all rows, a shard after the other or several at once."""
+    shards, found, count = rowwise.shards(rows, work.recipe.data), [], 0
+    for shard, done in zip(shards, sharing.over(work, shards), strict=True):
+        found.append(done)
+        count += shard.height
+        if len(shards) > 1:
+            progress.step("Rows", count, rows.height)
+    return rowwise.joined(found)
 
 
 def _placed(dropped: pl.DataFrame, table: sources.Table) -> pl.DataFrame:
@@ -231,35 +282,24 @@ def _take(rows: pl.DataFrame, section: DataSection) -> pl.DataFrame:
     return rows[np.sort(np.random.default_rng(section.seed).permutation(rows.height)[: section.rows])]
 
 
-def _redact(
-    rows: pl.DataFrame, cleaned: list[Cleaned], section: DataSection, in_texts: dict[str, int]
-) -> tuple[pl.DataFrame, list[Cleaned], dict[str, int]]:
-    """The rows without personal data, the samples of cleaning without the rows that held some, and all counts."""
+def _told(done: Done, section: DataSection, in_texts: dict[str, int]) -> tuple[list[Cleaned], dict[str, int]]:
+    """What cleaning did, without the samples whose rows held personal data, and how much of that there was."""
+    cleaned = [step.told() for step in done.cleaned]
     if not section.redact:
-        return rows, cleaned, {}
-    after, counts = privacy.redact(rows, section.names)
+        return cleaned, {}
     samples = pl.DataFrame([s for step in cleaned for s in step.samples], SAMPLE, orient="row")  # cleaning took it out
-    private = _changed(rows, after) | _changed(samples, _public(samples, section))
+    private = done.private | rowwise.changed(samples, rowwise.public(samples, section))
     shown = [replace(step, samples=tuple(s for s in step.samples if s[0] not in private)) for step in cleaned]
-    return after, shown, {kind: counts.get(kind, 0) + in_texts.get(kind, 0) for kind in {**counts, **in_texts}}
+    kinds = {**done.redacted, **in_texts}
+    return shown, {kind: done.redacted.get(kind, 0) + in_texts.get(kind, 0) for kind in kinds}
 
 
-def _public(rows: pl.DataFrame, section: DataSection) -> pl.DataFrame:
-    """What is shown but not learnt from, without personal data where the recipe wants none."""
-    return privacy.redact(rows, section.names)[0] if section.redact and not rows.is_empty() else rows
-
-
-def _changed(before: pl.DataFrame, after: pl.DataFrame) -> set[int]:
-    return set(before["row"].filter(before.hash_rows() != after.hash_rows()))
-
-
-def _keep(rows: pl.DataFrame, gone: list[pl.DataFrame], asked: bool, prompt: Prompt, recipe: Recipe) -> Kept:
-    rows, empty = keep.filled(rows, asked)
-    rows, repeated = keep.once(rows)
-    rows, overlong, truncated = keep.fitting(rows, prompt, recipe)
-    rows, unwanted = keep.wanted(rows, recipe.data.drop)
-    gone = [_public(dropped, recipe.data) for dropped in gone]
-    return Kept(rows, pl.concat([*gone, empty, repeated, overlong, unwanted]), truncated)
+def _keep(done: Done, unreadable: pl.DataFrame, recipe: Recipe, sharing: Sharing) -> Kept:
+    rows, repeated = keep.once(done.rows)
+    rows, overlong, truncated = keep.within(rows, recipe)
+    rows, unwanted = keep.wanted(rows, recipe.data.drop, sharing)
+    gone = [*done.unread, unreadable, done.empty, repeated, overlong, unwanted]
+    return Kept(rows, pl.concat(gone), truncated)
 
 
 def _some_left(kept: Kept, name: str) -> None:
