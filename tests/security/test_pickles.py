@@ -122,12 +122,17 @@ def test_no_checkpoint_holds_a_pickle_but_states_of_plain_tensors(stopped: Path)
         torch.load(checkpoint / name, weights_only=True)
 
 
+# Over a pipe between a process and one that it has started; never from a file.
+OF_ITS_OWN_PROCESSES = ("sharing/processes.py", "sharing/workers.py")
+
+
 def test_no_module_unpickles_by_itself() -> None:
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            assert not {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"} & set(names), path
+            unpickling = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"} & set(names)
+            assert not unpickling or path.relative_to(SOURCE).as_posix() in OF_ITS_OWN_PROCESSES, path
             called = isinstance(node, ast.Call) and ast.unparse(node.func)
             if called == "torch.load" and "weights_only=True" in map(ast.unparse, node.keywords):
                 continue  # plain tensors alone
