@@ -122,8 +122,8 @@ def test_no_checkpoint_holds_a_pickle_but_states_of_plain_tensors(stopped: Path)
         torch.load(checkpoint / name, weights_only=True)
 
 
-# Over a pipe between a process and one that it has started; never from a file.
-OF_ITS_OWN_PROCESSES = ("sharing/processes.py", "sharing/workers.py")
+# Between a process and those that it has started, or a Ray cluster that the user names; never from a file.
+OF_ITS_OWN_PROCESSES = ("sharing/cluster.py", "sharing/processes.py", "sharing/workers.py")
 
 
 def test_no_module_unpickles_by_itself() -> None:
