@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from residency import environment, models
 from residency.decoding import chosen, tried
@@ -18,6 +20,8 @@ from residency.serve.metrics import Meter
 from residency.serve.refused import Refused
 from residency.serve.settings import Settings
 from residency.workspace import Run
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,25 @@ def load(run: Run, settings: Settings, *, compare: bool, say: Callable[[str], No
         remote = vllm_core.remote(run, prompt)
         core = vllm_core.load(run, remote, settings)
         return service_with({name: (remote, core)}, settings, limit, created, guard)
-    found = {name: chosen.tuned(run, prompt)}
-    if compare:
-        found["base" if name != "base" else "base-model"] = chosen.base(run, prompt)
-    return service_of(found, settings, limit=limit, say=say, created=created, guard=guard)
+
+    def own() -> Service:
+        found = {name: chosen.tuned(run, prompt)}
+        if compare:
+            found["base" if name != "base" else "base-model"] = chosen.base(run, prompt)
+        return service_of(found, settings, limit=limit, say=say, created=created, guard=guard)
+
+    return aside(own)
+
+
+def aside(make: Callable[[], T]) -> T:
+    """What `make` returns, made in a thread that ends with it.
+
+    OpenMP keeps a team for each thread that has computed. With the teams of two there are more threads than cores, and
+    then they sleep between operations where else they would wait for the next one: a token of a single answer took
+    half as long again (benchmarks/RESULTS.md). So of those that live on, only the thread that answers computes.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(make).result()
 
 
 def service_of(
