@@ -69,7 +69,7 @@ SURE = {
 }
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ["asked", "talks", "pairs"])
 def test_wherever_the_rows_are_cut_the_same_bytes_are_written(

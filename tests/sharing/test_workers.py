@@ -248,13 +248,6 @@ def test_an_error_in_a_task_is_the_works_own_and_no_cluster_is_one_line(ray: Any
         list(Sharing(ray="127.0.0.1:1").over(math.sqrt, [4]))
 
 
-@needs_signals
-@pytest.mark.slow  # Ray tries it again and again, in new processes
-def test_a_task_that_ray_gives_up_is_told(ray: Any) -> None:
-    with pytest.raises(Interrupted, match="Ray lost a task of prepare"):
-        list(Sharing(workers=1, ray="local").over(os._exit, [7]))
-
-
 def test_a_process_alone_takes_item_after_item() -> None:
     import pickle
 
