@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from huggingface_hub import ModelCard
 from residency import models, pipeline
 from residency.errors import UserError
 from residency.export import export
+from residency.export.export import _llama_cpp
 from residency.export.form import Form
 from residency.prompts import Before, Prompt
 from residency.recipe import ModelSection, PromptSection, Recipe
@@ -140,6 +143,19 @@ def test_ollama_gets_the_same_turns_stop_words_and_decoding(run: Run) -> None:
     assert 'PARAMETER stop "<|im_end|>"' in text and "PARAMETER repeat_penalty 1.1" in text
     assert '{{ if eq .Role "user" }}<|im_start|>user\n{{ .Content }}<|im_end|>\n<|im_start|>assistant\n' in text
     assert "PARAMETER num_ctx 256" in text
+
+
+def test_llama_cpp_gets_the_decoding_and_the_system_message_as_words_of_a_shell(run: Run, tmp_path: Path) -> None:
+    plain = _llama_cpp(run, Path("small.gguf"))
+    assert plain == ["llama-cli -m small.gguf --temp 0", "llama-server -m small.gguf --temp 0"]
+    other = Run(Path(shutil.copytree(run.folder, tmp_path / "other")))
+    file = other.folder / "model" / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"repetition_penalty": 1.1}), "utf-8")
+    other.load_recipe(["prompt.system=Don't guess."])
+    words = shlex.split(_llama_cpp(other, Path("small.gguf"))[0])
+    assert words[3:] == [
+        "--temp", "0", "--repeat-penalty", "1.1", "--repeat-last-n", "256", "--system-prompt", "Don't guess.",
+    ]  # fmt: skip
 
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_in_a_line_with_nothing_left(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,17 @@ def _gguf(run: Run, prompt: Prompt, weights: gguf.Type, progress: Progress) -> E
     return Exported(
         target,
         {"bytes": target.stat().st_size, "checks": gguf.as_dicts(checks)},
-        [f"llama-cli -m {target} --temp 0", f"llama-server -m {target}"],
+        _llama_cpp(run, target),
     )
+
+
+def _llama_cpp(run: Run, weights: Path) -> list[str]:
+    """What to type next: llama.cpp's programs under the decoding that the evaluation chose."""
+    penalty = run.chosen_decoding().get("repetition_penalty", 1.0)
+    reach = f" --repeat-penalty {penalty:g} --repeat-last-n {run.recipe.model.max_length}"  # -1 is not taken any more
+    decoding = "--temp 0" + (reach if penalty != 1 else "")
+    system = f" --system-prompt {shlex.quote(run.recipe.prompt.system)}" if run.recipe.prompt.system else ""
+    return [f"llama-cli -m {weights} {decoding}{system}", f"llama-server -m {weights} {decoding}"]
 
 
 def _ollama(run: Run, prompt: Prompt, weights: gguf.Type, progress: Progress) -> Exported:
