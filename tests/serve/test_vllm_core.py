@@ -84,8 +84,7 @@ def test_a_client_that_goes_away_has_vllm_called_off(run: Run, model: Chosen, st
         else:
             with pytest.raises(httpx2.ReadTimeout):
                 httpx2.post(where, json=body, timeout=0.5)
-        until(lambda: there.number("residency_running") == 0, 2)
-        assert len(llm.left) == 1
+        until(lambda: there.number("residency_running") == 0 and len(llm.left) == 1, 2)
         assert there.number("residency_tokens_generated_total") < 150
 
 
@@ -96,7 +95,7 @@ def test_a_stop_string_calls_vllm_off_as_well(run: Run, model: Chosen) -> None:
         stop = (whole.choices[0].message.content or "")[10:14]
         cut = there.client().chat.completions.create(model="small", messages=QUESTION, max_tokens=100, stop=stop)
         assert cut.choices[0].finish_reason == "stop" and cut.usage and cut.usage.completion_tokens < 30
-        assert len(llm.left) == 1
+        until(lambda: len(llm.left) == 1, 5)  # the answer is sent before vLLM is told
 
 
 def test_a_full_queue_and_a_slow_answer_are_told_as_by_the_own_engine(run: Run, model: Chosen) -> None:

@@ -177,6 +177,13 @@ def test_each_spike_is_found_once_and_a_step_of_few_tokens_is_none() -> None:
     assert [finding.step for finding in read_curves(rows(losses, [2.5], answer_tokens=tokens))] == [33]
 
 
+def test_a_loss_that_swings_too_widely_to_stand_out_has_diverged_where_it_stays_above_its_beginning() -> None:
+    wild = [5.96, 5.95, 4.57, 6.44, 6.11, 8.52, 5.66, 5.35, 7.58, 9.1, 10.88, 8.57, 10.59, 8.76, 9.57, 10.04, 12.29]
+    (found,) = [one for one in read_curves(rows(wild)) if one.kind == "divergence"]
+    assert found.step == 4  # the first after the lowest
+    assert "divergence" not in kinds(read_curves(rows([loss / 1.3 if loss > 7 else loss for loss in wild])))
+
+
 def test_a_loss_that_stays_where_it_went_is_no_spike() -> None:
     assert kinds(read_curves(rows([2.0] * 20 + [9.0] * 20))) == ["divergence"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
@@ -21,6 +21,9 @@ LEAST_RISE = 0.2  # nats; a loss near zero doubles easily, and nothing is wrong
 DIVERGED = 1.5  # each of DIVERGED_STEPS losses in a row is this many times the lowest that the loss has stood at ...
 DIVERGED_STEPS = 5  # ... since one such loss is chance or a spike; five in a row have been no chance in any run seen
 DIVERGED_NOISE = 2  # ... and so many times the scatter more
+WORSE = 1.2  # or, where the loss swings so widely that it stays within its own scatter, each of ...
+WORSE_STEPS = 8  # ... so many losses in a row is this many times the highest of the first AT_FIRST ones
+AT_FIRST = 3
 BACK = 1.1  # the trouble begins after the last step within this of the lowest: what was saved before it is good
 RISEN = 1.1  # the loss stands this much above the lowest that it has stood at, and RISEN_NOISE times the scatter more
 RISEN_NOISE = 4  # a median of ten against the lowest of many such medians: four is beyond chance
@@ -200,10 +203,18 @@ def _not_a_number(curves: Curves) -> int | None:
 
 
 def _divergence(curves: Curves) -> int | None:
-    if len(curves.losses) <= DIVERGED_STEPS or min(curves.losses[-DIVERGED_STEPS:]) <= curves.over:
+    losses = curves.losses
+    high = len(losses) > DIVERGED_STEPS and min(losses[-DIVERGED_STEPS:]) > curves.over
+    if not (high or (curves.noise() > EARLY_NOISE and _worse_than_at_first(losses))):
         return None
     fine = (at for at in range(len(curves.losses) - 1, -1, -1) if curves.losses[at] <= BACK * curves.lowest)
     return curves.steps[min(next(fine, 0) + 1, len(curves.steps) - 1)]
+
+
+def _worse_than_at_first(losses: Sequence[float]) -> bool:
+    first = max(losses[:AT_FIRST], default=0.0)
+    limit = max(WORSE * first, first + LEAST_RISE)
+    return len(losses) >= AT_FIRST + WORSE_STEPS and min(losses[-WORSE_STEPS:]) > limit
 
 
 def _too_high(curves: Curves) -> int | None:
