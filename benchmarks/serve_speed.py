@@ -225,7 +225,7 @@ async def measured(url: str, bodies: list[dict[str, Any]], clients: int) -> tupl
     """All answers, and the seconds they took together, from so many clients that ask one after another."""
     found: dict[int, Answer] = {}
     waiting = iter(range(len(bodies)))
-    limits = httpx2.Limits(max_connections=clients)
+    limits = httpx2.Limits(max_connections=clients, max_keepalive_connections=0)  # llama-server closes them
     async with httpx2.AsyncClient(timeout=900, limits=limits) as client:
 
         async def one() -> None:
