@@ -151,7 +151,7 @@ def trl_best(given: Given, clock: Clock) -> float:
 def trl_packed(given: Given, clock: Clock) -> float:
     """TRL with rows packed into sequences of 1,024 tokens, as many of them a step as hold its examples.
 
-    Where no kernel keeps packed rows apart, as on a CPU, they see each other: TRL warns of it, and so does its loss.
+    Where no kernel keeps packed rows apart, as on a CPU, they see each other: TRL warns of it.
     """
     total = sum(len(row["input_ids"]) for row in given["rows"])
     rows = max(round(total / given["steps"] / 1024), 1)

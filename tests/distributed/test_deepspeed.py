@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from residency.errors import UserError
-from residency.train.distributed import join_deepspeed
+from residency.train.distributed import refuse_deepspeed
 
 
 @pytest.mark.parametrize(
@@ -24,13 +24,13 @@ def test_settings_that_cant_be_followed_are_one_line(tmp_path: Path, text: str, 
     file = tmp_path / "ds.json"
     file.write_text(text, "utf-8")
     with pytest.raises(UserError) as caught:
-        join_deepspeed(file)
+        refuse_deepspeed(file)
     assert said in str(caught.value) and str(file) in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="can't be read"):
-        join_deepspeed(tmp_path / "none.json")
+        refuse_deepspeed(tmp_path / "none.json")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="DeepSpeed is installed")
@@ -38,4 +38,4 @@ def test_a_missing_deepspeed_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "ds.json"
     file.write_text("{}", "utf-8")
     with pytest.raises(UserError, match="DeepSpeed is not installed"):
-        join_deepspeed(file)
+        refuse_deepspeed(file)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,8 @@ class RankedTrainer(Trainer):
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
 
-def join_deepspeed(settings: Path) -> None:
-    """Tell DeepSpeed of the ranks that have met.
+def refuse_deepspeed(settings: Path) -> None:
+    """Nothing, where DeepSpeed can be asked for with these settings.
 
     Raises:
         UserError: it is not installed, its settings can't be read, or they divide the weights themselves.
@@ -167,13 +168,8 @@ def join_deepspeed(settings: Path) -> None:
         raise UserError(
             f"{where}: zero_optimization.stage is {stage}", "0, 1 or 2", "strategy fsdp divides the weights too"
         )
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise UserError(
-            "train.distributed.strategy deepspeed: DeepSpeed is not installed", "", "pip install deepspeed"
-        ) from error
-    deepspeed.init_distributed()
+    if find_spec("deepspeed") is None:
+        raise UserError("train.distributed.strategy deepspeed: DeepSpeed is not installed", fix="pip install deepspeed")
 
 
 @contextmanager

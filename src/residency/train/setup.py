@@ -174,7 +174,7 @@ def _between_ranks(section: TrainSection) -> dict[str, Any]:
         raise UserError(reason)
     found: dict[str, Any] = {"ddp_timeout": WAITS}
     if strategy == "deepspeed":
-        distributed.join_deepspeed(Path(section.distributed.deepspeed or ""))
+        distributed.refuse_deepspeed(Path(section.distributed.deepspeed or ""))
         return found | {"deepspeed": section.distributed.deepspeed}
     if strategy == "fsdp" and ranks.started():
         recompute = section.distributed.recompute

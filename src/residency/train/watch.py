@@ -207,7 +207,7 @@ def _divergence(curves: Curves) -> int | None:
     high = len(losses) > DIVERGED_STEPS and min(losses[-DIVERGED_STEPS:]) > curves.over
     if not (high or (curves.noise() > EARLY_NOISE and _worse_than_at_first(losses))):
         return None
-    fine = (at for at in range(len(curves.losses) - 1, -1, -1) if curves.losses[at] <= BACK * curves.lowest)
+    fine = (at for at in range(len(losses) - 1, -1, -1) if losses[at] <= BACK * curves.lowest)
     return curves.steps[min(next(fine, 0) + 1, len(curves.steps) - 1)]
 
 
