@@ -13,7 +13,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -320,14 +320,14 @@ def llamafactory(given: Given, clock: Clock) -> float:
     return validated(kept["trainer"].model, given)
 
 
-def residency(given: Given, clock: Clock, compile: bool | str = True) -> float:
+def residency(given: Given, clock: Clock, compile: bool = True, settings: Sequence[str] = ()) -> float:
     """`residency train` on the run that the rows were taken from."""
     from residency.models import load_prompt
     from residency.train import fit
     from residency.workspace import Run
 
     run = Run.open(given["run"])
-    recipe = run.load_recipe([*given["settings"], f"train.compile={json.dumps(compile)}"])
+    recipe = run.load_recipe([*given["settings"], f"train.compile={json.dumps(compile)}", *settings])
     kept: dict[str, Any] = {}
     fit._save = lambda trainer, *_: kept.setdefault("model", trainer.model) and None  # nothing is merged or written
     fit.train(recipe, run, load_prompt(recipe), callbacks=[clock.callback()])
@@ -337,6 +337,11 @@ def residency(given: Given, clock: Clock, compile: bool | str = True) -> float:
 def residency_plain(given: Given, clock: Clock) -> float:
     """The same without compiled layers."""
     return residency(given, clock, compile=False)
+
+
+def residency_lean(given: Given, clock: Clock) -> float:
+    """The same in the least memory: Adafactor, as the tutorial has it, and micro-batches of 512 tokens."""
+    return residency(given, clock, settings=("train.optimizer=adafactor", "train.tokens_per_batch=512"))
 
 
 SYSTEMS: dict[str, Callable[[Given, Clock], float]] = {
@@ -349,6 +354,7 @@ SYSTEMS: dict[str, Callable[[Given, Clock], float]] = {
     "llamafactory": llamafactory,
     "residency": residency,
     "residency-plain": residency_plain,
+    "residency-lean": residency_lean,
 }
 
 

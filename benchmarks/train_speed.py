@@ -48,6 +48,7 @@ SYSTEMS = {  # the environment of each, and what the table calls it
     "llamafactory": ("llamafactory", "LLaMA-Factory, bf16, 4 at a time"),
     "residency-plain": ("", "Residency, layers not compiled"),
     "residency": ("", "Residency"),
+    "residency-lean": ("", "Residency, Adafactor, 512 tokens at a time"),
 }
 NOT_HERE = {
     "torchtune 0.6.1": "needs torchao 0.12, a recipe of its own and a tokenizer of its own; not set up",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,12 @@ def test_it_names_the_machine_and_the_versions_installed() -> None:
     assert environment._version("no-such-package") == "not installed"
 
 
-def test_freed_memory_is_kept_where_the_c_library_is_glibc() -> None:
+def test_freed_memory_is_kept_where_the_c_library_is_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     assert environment.keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7"  # the user's own stays
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
     large = torch.ones(16_000_000)
     assert float(large.sum()) == 16_000_000
 

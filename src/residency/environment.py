@@ -19,7 +19,9 @@ CONTROL_GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-KERNELS = "128"  # that oneDNN keeps; each shape of a batch makes its own, about 1 MiB each, and it would keep 1,024
+# Kernels that oneDNN keeps, and what torch's layer over it keeps of each for each thread: every shape of a batch makes
+# its own, up to 1 MiB each, and they would keep 1,024.
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 COMPILERS = ("c++", "g++", "clang++", "cl")
 LIBRARIES = ("residency", "torch", "transformers", "peft", "accelerate", "tokenizers", "polars", "sacrebleu")
 
@@ -40,7 +42,8 @@ def keep_freed_memory() -> bool:
     Whether it could. glibc maps every large block afresh, and on a CPU the page faults of that took a sixth to a
     quarter of a training step (docs/design.md). Other systems keep memory anyway. See `give_back_memory`.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
+    for name, most in KERNELS.items():
+        os.environ.setdefault(name, most)
     try:
         libc = ctypes.CDLL("libc.so.6")
         return all(libc.mallopt(setting, value) for setting, value in MALLOC.items())

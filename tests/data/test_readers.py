@@ -329,7 +329,9 @@ def test_any_bytes_are_rows_or_a_users_error(
         assert found.rows.height == len(found.positions) or found.rows.width == 0
 
 
-def test_damaged_parquet_is_a_users_error_even_where_its_reader_panics(tmp_path: Path) -> None:
+def test_damaged_parquet_is_a_users_error_and_nothing_else_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     buffer = io.BytesIO()
     pl.DataFrame({"a": [f"text {n}" for n in range(50)], "b": [[n] for n in range(50)]}).write_parquet(buffer)
     content = bytearray(buffer.getvalue())
@@ -342,6 +344,7 @@ def test_damaged_parquet_is_a_users_error_even_where_its_reader_panics(tmp_path:
         except UserError:
             refused += 1
     assert refused > 20
+    assert not capfd.readouterr().err
 
 
 def test_frames_join_by_name_and_lose_nothing() -> None:
