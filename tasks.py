@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -65,20 +66,33 @@ def test() -> None:
 
 
 def audit() -> None:
-    """Known weaknesses of what is installed: exit code 0 for none, 1 for some, 3 where nobody could be asked."""
+    """Known weaknesses of what is installed: exit code 0 for none, 1 for some, 3 where nobody could be asked.
+
+    A package that the database does not have is named: an index of one's own may answer and know of none.
+    """
     environment()
     service = os.environ.get("SERVICE", "pypi")
     packages = next(path for part in ("lib/python*", "Lib") for path in VENV.glob(f"{part}/site-packages"))
     command = [tool(PIP_AUDIT, "pip-audit"), "--path", str(packages), "--vulnerability-service", service]
-    command += ["--timeout", "20"]
-    command += ["--skip-editable", "--progress-spinner", "off"]
+    command += ["--timeout", "20", "--skip-editable", "--progress-spinner", "off", "--format", "json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(done.stdout + done.stderr)
-    asked = any(mark in done.stdout + done.stderr for mark in ("No known vulnerabilities", "known vulnerabilit"))
-    if not asked:
-        print(NO_DATABASE, file=sys.stderr)
+    try:
+        listed = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        listed = []
+    known = [one for one in listed if "vulns" in one]
+    unknown = [f"{one['name']}: {one['skip_reason']}" for one in listed if "vulns" not in one]
+    if not known:
+        said = unknown[-1:] or done.stderr.strip().splitlines()[-1:]
+        print(*[line[:200] for line in said], NO_DATABASE, sep="\n", file=sys.stderr)
         sys.exit(3)
-    sys.exit(1 if done.returncode else 0)
+    weak = [(one, found) for one in known for found in one["vulns"]]
+    for one, found in weak:
+        mended = ", ".join(found["fix_versions"]) or "no version yet"
+        print(f"{one['name']} {one['version']}: {found['id']}, mended by {mended}")
+    print(f"{len(known)} packages looked up, {len(weak)} known weaknesses; {len(unknown)} not looked up")
+    print("\n".join(f"  {text[:150]}" for text in unknown), end="\n" if unknown else "")
+    sys.exit(1 if weak else 0)
 
 
 def sbom() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from residency.endpoint import Endpoint
+from residency.endpoint import LONGEST_REPLY, Endpoint
 from residency.errors import UserError
 from streams import KEY, PIECES, Server, at_once, broken, failing, refusing, serving, slowly
 
@@ -82,6 +82,16 @@ def test_what_a_server_does_not_know_is_asked_in_its_own_words(server: Server) -
     last = server.seen[-1][1]
     assert last["max_completion_tokens"] == 50
     assert not {"max_tokens", "stream_options"} & set(last)
+
+
+def test_a_reply_is_bounded_also_where_the_bound_has_another_name(server: Server) -> None:
+    server.script = [
+        refusing(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+        at_once,
+    ]
+    assert endpoint(server).ask(["Which one is better?"]) == ["".join(PIECES)]
+    assert [seen[1].get("max_tokens") for seen in server.seen] == [LONGEST_REPLY, None]
+    assert server.seen[-1][1]["max_completion_tokens"] == LONGEST_REPLY
 
 
 def test_another_refusal_is_an_error_at_once(server: Server) -> None:

@@ -20,6 +20,7 @@ from residency.sections import SynthesiseSection
 FIRST_WAIT = 1.0  # seconds before the second try, doubled before each later one
 LONGEST_WAIT = 60.0  # seconds
 LARGEST_REPLY = 16 << 20  # bytes
+LONGEST_REPLY = 2048  # tokens, those of a model that thinks first among them; a small one may never stop by itself
 JUDGE_TIMEOUT = 120  # seconds
 LONGEST_ANSWER = 900.0  # seconds that an answer may stream for
 PATH = "/chat/completions"
@@ -77,6 +78,7 @@ class Endpoint:
     temperature: float | None = None
     timeout: float = 60
     retries: int = 4
+    reply_tokens: int = LONGEST_REPLY
     setting: str = "data.synthesise"
     sleep: Callable[[float], None] = time.sleep
 
@@ -99,7 +101,13 @@ class Endpoint:
         )
 
     @classmethod
-    def judge(cls, where: str, key_env: str | None = None, temperature: float | None = 0.0) -> Endpoint:
+    def judge(
+        cls,
+        where: str,
+        key_env: str | None = None,
+        temperature: float | None = 0.0,
+        reply_tokens: int = LONGEST_REPLY,
+    ) -> Endpoint:
         """The judge that `--judge URL#MODEL` names, with the key that the environment holds under `key_env`.
 
         Raises:
@@ -107,7 +115,16 @@ class Endpoint:
         """
         address, model = addressed(where, "--judge")
         secret = key(key_env, "--key-env") if key_env else None
-        return cls(address, model, secret, key_env, temperature, timeout=JUDGE_TIMEOUT, setting="--judge")
+        return cls(
+            address,
+            model,
+            secret,
+            key_env,
+            temperature,
+            timeout=JUDGE_TIMEOUT,
+            reply_tokens=reply_tokens,
+            setting="--judge",
+        )
 
     def ask(self, prompts: list[str], heard: Callable[[str, str], None] = lambda prompt, reply: None) -> list[str]:
         """A reply for each prompt, in order; all are asked at once. `heard` has each as it comes, also before an error.
@@ -123,18 +140,26 @@ class Endpoint:
     def stream(self, messages: list[dict[str, str]], max_tokens: int) -> Reply:
         """The answer to a conversation, streamed so that its times are real; a broken stream is asked for again.
 
-        What some servers don't know is left out, or called otherwise, once they say so: `stream_options`, and
-        `max_tokens`, which OpenAI's newer models call `max_completion_tokens`.
-
         Raises:
             UserError: the endpoint can't be reached, refuses, stays busy, breaks each time, or replies in another form.
         """
-        body: dict[str, Any] = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "stream": True}
-        body["stream_options"] = {"include_usage": True}
-        body |= {} if self.temperature is None else {"temperature": self.temperature}
+        body = self._body(messages, max_tokens) | {"stream": True, "stream_options": {"include_usage": True}}
+        return self._understood(body, lambda: self._streamed(body))
+
+    def _reply(self, prompt: str, heard: Callable[[str, str], None]) -> str:
+        body = self._body([{"role": "user", "content": prompt}], self.reply_tokens)
+        reply = self._understood(body, lambda: self._without_key(self._content(self._post(body))))
+        heard(prompt, reply)
+        return reply
+
+    def _understood(self, body: dict[str, Any], ask: Callable[[], T]) -> T:
+        """What `ask` gives for a body; what a server does not know of it is left out or renamed once it says so.
+
+        That is `stream_options`, and `max_tokens`, which OpenAI's newer models call `max_completion_tokens`.
+        """
         while True:
             try:
-                return self._tried(lambda: self._streamed(body))
+                return self._tried(ask)
             except _Refused as refused:
                 if "max_completion_tokens" in refused.why and "max_tokens" in body:
                     body["max_completion_tokens"] = body.pop("max_tokens")
@@ -142,11 +167,6 @@ class Endpoint:
                     del body["stream_options"]
                 else:
                     raise
-
-    def _reply(self, prompt: str, heard: Callable[[str, str], None]) -> str:
-        reply = self._tried(lambda: self._without_key(self._content(self._post(prompt))))
-        heard(prompt, reply)
-        return reply
 
     def _tried(self, ask: Callable[[], T]) -> T:
         """What `ask` gives, tried again while the endpoint is busy or the connection breaks."""
@@ -162,8 +182,8 @@ class Endpoint:
             fix="try later, or ask less at once",
         )
 
-    def _post(self, prompt: str) -> bytes:
-        return self._sent(self._body(prompt), lambda reply: bytes(reply.read(LARGEST_REPLY)))
+    def _post(self, body: dict[str, Any]) -> bytes:
+        return self._sent(json.dumps(body).encode(), lambda reply: bytes(reply.read(LARGEST_REPLY)))
 
     def _sent(self, body: bytes, read: Callable[[http.client.HTTPResponse], T]) -> T:
         """What `read` makes of the response to a request; what goes wrong on the way is the user's error, or busy."""
@@ -284,9 +304,9 @@ class Endpoint:
     def _without_key(self, text: str) -> str:
         return text.replace(self.key, "***") if self.key else text
 
-    def _body(self, prompt: str) -> bytes:
-        body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": prompt}]}
-        return json.dumps(body | ({} if self.temperature is None else {"temperature": self.temperature})).encode()
+    def _body(self, messages: list[dict[str, str]], max_tokens: int) -> dict[str, Any]:
+        body = {"model": self.model, "messages": messages, "max_tokens": max_tokens}
+        return body | ({} if self.temperature is None else {"temperature": self.temperature})
 
     def _headers(self) -> dict[str, str]:
         plain = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "residency"}

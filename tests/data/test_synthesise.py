@@ -711,12 +711,13 @@ def test_what_an_endpoint_answered_before_it_failed_is_not_asked_again(
 ) -> None:
     real, failing = Endpoint._post, [True]
 
-    def post(self: Endpoint, prompt: str) -> bytes:
+    def post(self: Endpoint, body: dict[str, Any]) -> bytes:
+        prompt = body["messages"][0]["content"]
         if failing and "gland of part 5 " in prompt:
             raise UserError("the endpoint broke")
         with one_at_a_time:
             server.script = [about(prompt)]
-            return real(self, prompt)
+            return real(self, body)
 
     one_at_a_time = threading.Lock()
     monkeypatch.setattr(Endpoint, "_post", post)

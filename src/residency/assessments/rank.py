@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from residency import ranking
-from residency.endpoint import Endpoint
+from residency.endpoint import LONGEST_REPLY, Endpoint
 from residency.errors import UserError, listed, nearest
 from residency.progress import Progress, Silent
 from residency.ranking.metric import MARGIN, METRICS
@@ -28,7 +28,8 @@ class Source:
     """Where the votes come from: a file, a judge model as URL#MODEL, a metric, or else what lies in the run folders.
 
     `key_env` names the environment variable with the judge's key. The judge is asked at temperature 0, or at the
-    server's own where `temperature` is None. Answers whose metric differs by less than `margin` points are tied.
+    server's own where `temperature` is None, for `reply_tokens` at most. Answers whose metric differs by less than
+    `margin` points are tied.
     """
 
     votes: Path | None = None
@@ -37,6 +38,7 @@ class Source:
     metric: str | None = None
     margin: float = MARGIN
     temperature: float | None = 0.0
+    reply_tokens: int = LONGEST_REPLY
 
     def check(self) -> None:
         """Nothing, or a UserError where this is no one source."""
@@ -141,7 +143,7 @@ def _read(votes: Sequence[Vote], about: dict[str, Any], given: Answered) -> _Cas
 
 
 def _judged(source: Source, given: Answered, file: Path, progress: Progress) -> _Cast:
-    endpoint = Endpoint.judge(source.judge or "", source.key_env, source.temperature)
+    endpoint = Endpoint.judge(source.judge or "", source.key_env, source.temperature, source.reply_tokens)
     voter = f"{endpoint.model} at {endpoint.address}"
     judging = ranking.Judging(file, voter)
     name = f"Asking {endpoint.model}"

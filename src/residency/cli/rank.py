@@ -21,6 +21,9 @@ def rank(
     own_temperature: Annotated[
         bool, typer.Option("--own-temperature", help="Send no temperature: some models refuse one.")
     ] = False,
+    reply_tokens: Annotated[
+        int, typer.Option("--reply-tokens", min=16, help="Longest reply of the judge, its thoughts included.")
+    ] = 2048,
     metric: Annotated[str | None, typer.Option("--metric", help="Judge by rouge-l, chrf or bleu.")] = None,
     margin: Annotated[float, typer.Option("--margin", min=0, help="Metric points within which answers tie.")] = 1.0,
     resamples: Annotated[int, typer.Option("--resamples", min=100, help="Behind each interval.")] = 1000,
@@ -34,7 +37,7 @@ def rank(
         from residency.assessments.rank import Source, rank
 
         temperature = None if own_temperature else 0.0
-        source = Source(votes, judge, key_env, metric, margin, temperature)
+        source = Source(votes, judge, key_env, metric, margin, temperature, reply_tokens)
         again = shlex.join(["residency", *sys.argv[1:]])
         found = rank(runs, source, terminal, out=out, resamples=resamples, seed=seed, again=again)
         terminal.close()
