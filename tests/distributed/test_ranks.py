@@ -174,6 +174,7 @@ def test_adapters_learn_the_same_in_two_processes_whole_or_in_parts(crew: Crew, 
         assert len(load_file(two / "adapter" / "adapter_model.safetensors")) == 28
 
 
+@pytest.mark.fault("SIGKILL of one rank in a step", "train in torchrun", "elastic starts it again; the same curve")
 @pytest.mark.parametrize("way", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_process_killed_in_a_step_costs_nothing_that_was_committed(
     way: str, crew: Crew, place: Any, alone: Path, pair: Path

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -25,27 +27,39 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+WELL = {"name": "good", "version": "1", "vulns": []}
+WEAK = {"name": "weak", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["3"]}]}
+UNKNOWN = {"name": "own", "skip_reason": "Dependency not found on PyPI"}
+
+
 @pytest.mark.parametrize(
-    ("says", "code", "ends"),
+    ("listed", "code", "ends"),
     [
-        ("No known vulnerabilities found", 0, 0),
-        ("Found 2 known vulnerabilities in 1 package", 1, 1),
-        ("ERROR: Could not connect to PyPI's vulnerability feed", 1, 3),
-        ("", 1, 3),
+        ([WELL], 0, 0),
+        ([WELL, UNKNOWN], 0, 0),
+        ([WELL, WEAK], 1, 1),
+        ([UNKNOWN, UNKNOWN], 0, 3),  # an index of one's own answers, and knows of nothing
+        ([], 0, 3),
+        (None, 1, 3),
     ],
 )
 def test_an_audit_that_could_ask_nobody_is_not_taken_for_a_clean_one(
     tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    says: str, code: int, ends: int,
+    listed: list[dict[str, Any]] | None, code: int, ends: int,
 ) -> None:  # fmt: skip
     fake = tmp_path / "pip-audit"
-    fake.write_text(f"#!{sys.executable}\nimport sys\nprint({says!r}, file=sys.stderr)\nsys.exit({code})\n")
+    says = "" if listed is None else json.dumps({"dependencies": listed, "fixes": []})
+    fake.write_text(f"#!{sys.executable}\nimport sys\nprint({says!r})\nprint('Could not connect', file=sys.stderr)\n"
+                    f"sys.exit({code})\n")  # fmt: skip
     fake.chmod(0o755)
     monkeypatch.setattr(tasks, "tool", lambda *_: str(fake))
     with pytest.raises(SystemExit) as ended:
         tasks.audit()
+    told = capsys.readouterr()
     assert ended.value.code == ends
-    assert ("NOTHING is known" in capsys.readouterr().err) is (ends == 3)
+    assert ("NOTHING is known" in told.err) is (ends == 3)
+    assert ("weak 2: PYSEC-1, mended by 3" in told.out) is (ends == 1)
+    assert ("own: Dependency not found on PyPI" in told.out + told.err) is (UNKNOWN in (listed or []))
 
 
 def test_the_tools_are_of_one_version_and_lie_apart_from_what_they_look_at(tasks: ModuleType) -> None:

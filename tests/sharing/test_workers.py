@@ -168,6 +168,7 @@ def started(llama_folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str
 
 
 @needs_signals
+@pytest.mark.fault("SIGKILL of one of its processes", "prepare --workers", "one line; no process and no file is left")
 @pytest.mark.parametrize("after", [0.0, 3.0], ids=["as it starts", "at work"])
 def test_a_worker_that_is_killed_ends_the_command_in_a_line(
     started: subprocess.Popen[str], tmp_path: Path, after: float
@@ -203,6 +204,7 @@ def test_a_command_that_is_stopped_stops_its_workers(
 
 
 @needs_signals
+@pytest.mark.fault("SIGKILL of the command", "prepare --workers", "its processes end; nothing half-written passes")
 def test_workers_outlive_no_command_that_is_killed(started: subprocess.Popen[str], tmp_path: Path) -> None:
     children = psutil.Process(started.pid).children()
     started.kill()
