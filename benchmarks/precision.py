@@ -46,8 +46,9 @@ def trained(settings: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
         flags = [part for setting in settings for part in ("--set", setting)]
-        for command in (["prepare", "doctor", "--out", str(run), *flags], ["train", str(run)]):
-            subprocess.run([sys.executable, "-m", "residency", *command], check=True, capture_output=True)
+        for stage in ("prepare", "train"):
+            command = [sys.executable, "-m", "residency", stage, "doctor", "--out", str(run), *flags]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=sys.stderr)
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
         told: dict[str, Any] = json.loads((run / "train.json").read_text("utf-8"))
         return told | {"loss": [row["validation_loss"] for row in rows if "validation_loss" in row][-1]}

@@ -228,6 +228,7 @@ def litgpt(given: Given, clock: Clock) -> float:
     torch.optim.AdamW.step, module.load_checkpoint, module.fit = timed, loading, fitting
     module.save_checkpoint = lambda *_, **__: None
     module.generate_example = lambda *_, **__: None
+    module.merge_lora = lambda *_, **__: None
     module.save_hyperparameters = lambda *_, **__: None  # it reads its command line for them
     options = (
         {

@@ -10,8 +10,8 @@ Each peer is installed at the version below from the package index into an envir
 All go through the same rows as tokens, with the same model, method and number of optimizer steps of as many examples;
 round by round one after another, so that a slow minute of the machine meets them all. Left out of the speed is the
 first step, with what comes before it a column of its own: it holds compilers' work. Their loss is taken by one function
-on the same validation rows. MFU is 6 operations a parameter and token over what a matrix product [4096, 4096] in bf16
-does, measured before each training.
+on the same validation rows. MFU is 6 operations a parameter and token, 4 with LoRA, whose base weights get no gradient,
+over what a matrix product [4096, 4096] in bf16 does, measured before each training.
 
 Residency is the working tree in this interpreter's environment. Every row is printed as soon as its last round is done.
 """
@@ -209,6 +209,7 @@ def table(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], argumen
     with safe_open(str(next(Path(given["model"]).glob("*.safetensors"))), "pt") as file:
         parameters = sum(int(file.get_tensor(name).numel()) for name in file.keys())  # noqa: SIM118
     first = next(name for name in arguments.systems if found[name])
+    work = parameters * (4 if arguments.method == "lora" else 6)
     print("| system | tokens/s | against the first | MFU | peak memory | to its first step | validation loss |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for system, runs in found.items():
@@ -217,7 +218,7 @@ def table(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], argumen
             continue
         speeds = [speed(one, given) for one in runs]
         ratios = [own / speed(other, given) for own, other in zip(speeds, found[first], strict=False)]
-        mfu = statistics.median(6 * parameters * own / one["product"] for own, one in zip(speeds, runs, strict=True))
+        mfu = statistics.median(work * own / one["product"] for own, one in zip(speeds, runs, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         peak = max(one["peak_bytes"] for one in runs) / 2**30
         start = statistics.median(one["to_first_step"] for one in runs)
