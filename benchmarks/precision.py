@@ -4,8 +4,8 @@
     python benchmarks/precision.py --method lora --steps 40
 
 Rows, their order, validation rows and schedule are those of the built-in recipe, the same in both; only the seed of the
-training changes. Prints for each seed the validation loss of both and how far apart they are, beside how far apart
-seeds are: a difference within the latter is noise.
+training changes. Both are judged by one function, in float32 on all validation rows. Prints for each seed the loss of
+both and how far apart they are, beside how far apart seeds are: a difference within the latter is noise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from residency import models
+from residency.batches import collate
+from residency.loss import token_losses
+from residency.train.setup import examples_of
+from residency.workspace import Run
 
 WAYS = {"fp32": ("train.precision=fp32", "train.compile=false"), "bf16": ("train.precision=bf16", "train.compile=true")}
 
@@ -42,16 +50,25 @@ def main() -> None:
 
 
 def trained(settings: list[str]) -> dict[str, Any]:
-    """The last validation loss of a training from the built-in model, and what else `train.json` says."""
+    """The validation loss of a training from the built-in model, and what else `train.json` says."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
         flags = [part for setting in settings for part in ("--set", setting)]
         for stage in ("prepare", "train"):
             command = [sys.executable, "-m", "residency", stage, "doctor", "--out", str(run), *flags]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=sys.stderr)
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
         told: dict[str, Any] = json.loads((run / "train.json").read_text("utf-8"))
-        return told | {"loss": [row["validation_loss"] for row in rows if "validation_loss" in row][-1]}
+        return told | {"loss": judged(Run.open(run))}
+
+
+def judged(run: Run) -> float:
+    """Mean cross-entropy (nats) of the validation answers' tokens under the run's tuned model, in float32."""
+    recipe = run.load_recipe([])
+    model, prompt = models.load_tuned(run.path("model")), models.load_prompt(recipe)
+    _, validation = examples_of(recipe, run, prompt)
+    with torch.no_grad():
+        losses = [token_losses(model, collate([example], 0))[0] for example in validation]
+    return float(torch.cat(losses).mean())
 
 
 def table(found: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> None:
