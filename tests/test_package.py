@@ -31,7 +31,8 @@ def wheel(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the source archive, as an installer does: what the archive lacks, the wheel lacks."""
     folder = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
+        packed.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python has from 3.11.4 on
+        packed.extractall(folder)
     (unpacked,) = folder.iterdir()
     return build(unpacked, "wheel", tmp_path_factory.mktemp("wheel"))
 
