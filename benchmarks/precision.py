@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from residency import models
+from residency import environment, models
 from residency.batches import collate
 from residency.loss import token_losses
 from residency.train.setup import examples_of
@@ -41,24 +39,23 @@ def main() -> None:
     rate = {"full": "2e-5", "lora": "1e-3"}[arguments.method]
     shared = [f"train.method={arguments.method}", f"train.learning_rate={rate}", f"train.max_steps={arguments.steps}"]
     shared += ["train.examples_per_step=16", f"train.evaluate_every={arguments.steps}", *arguments.overrides]
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    losses: dict[str, list[float]] = {way: [] for way in WAYS}
     for seed in arguments.seeds:
         for way, own in WAYS.items():
-            found[way].append(trained([*shared, *own, f"train.seed={seed}"]))
-            print(f"seed {seed}, {way}: {found[way][-1]['loss']:.5f}", file=sys.stderr, flush=True)
-    table(found, arguments)
+            losses[way].append(trained([*shared, *own, f"train.seed={seed}"]))
+            print(f"seed {seed}, {way}: {losses[way][-1]:.5f}", file=sys.stderr, flush=True)
+    table(losses, arguments)
 
 
-def trained(settings: list[str]) -> dict[str, Any]:
-    """The validation loss of a training from the built-in model, and what else `train.json` says."""
+def trained(settings: list[str]) -> float:
+    """The validation loss (nats) that a training from the built-in model ends with."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
         flags = [part for setting in settings for part in ("--set", setting)]
         for stage in ("prepare", "train"):
             command = [sys.executable, "-m", "residency", stage, "doctor", "--out", str(run), *flags]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=sys.stderr)
-        told: dict[str, Any] = json.loads((run / "train.json").read_text("utf-8"))
-        return told | {"loss": judged(Run.open(run))}
+        return judged(Run.open(run))
 
 
 def judged(run: Run) -> float:
@@ -71,10 +68,7 @@ def judged(run: Run) -> float:
     return float(torch.cat(losses).mean())
 
 
-def table(found: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> None:
-    from residency import environment
-
-    losses = {way: [one["loss"] for one in runs] for way, runs in found.items()}
+def table(losses: dict[str, list[float]], arguments: argparse.Namespace) -> None:
     apart = [bf16 - fp32 for fp32, bf16 in zip(losses["fp32"], losses["bf16"], strict=True)]
     print(f"### {arguments.method}, {arguments.steps} steps of 16, {datetime.date.today().isoformat()}\n")
     about = environment.describe()

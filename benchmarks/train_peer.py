@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def litgpt(given: Given, clock: Clock) -> float:
     torch.optim.AdamW.step, module.load_checkpoint, module.fit = timed, loading, fitting
     module.save_checkpoint = lambda *_, **__: None
     module.generate_example = lambda *_, **__: None
-    module.merge_lora = lambda *_, **__: None
+    module.merge_lora = lambda *_, **__: None  # of what was not saved
     module.save_hyperparameters = lambda *_, **__: None  # it reads its command line for them
     options = (
         {
@@ -335,16 +336,6 @@ def residency(given: Given, clock: Clock, compile: bool = True, settings: Sequen
     return validated(kept["model"], given)
 
 
-def residency_plain(given: Given, clock: Clock) -> float:
-    """The same without compiled layers."""
-    return residency(given, clock, compile=False)
-
-
-def residency_lean(given: Given, clock: Clock) -> float:
-    """The same in the least memory: Adafactor, as the tutorial has it, and micro-batches of 512 tokens."""
-    return residency(given, clock, settings=("train.optimizer=adafactor", "train.tokens_per_batch=512"))
-
-
 SYSTEMS: dict[str, Callable[[Given, Clock], float]] = {
     "tutorial": tutorial,
     "tutorial-bf16": tutorial_bf16,
@@ -354,8 +345,8 @@ SYSTEMS: dict[str, Callable[[Given, Clock], float]] = {
     "litgpt": litgpt,
     "llamafactory": llamafactory,
     "residency": residency,
-    "residency-plain": residency_plain,
-    "residency-lean": residency_lean,
+    "residency-plain": partial(residency, compile=False),
+    "residency-lean": partial(residency, settings=("train.optimizer=adafactor", "train.tokens_per_batch=512")),
 }
 
 

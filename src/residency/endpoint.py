@@ -144,22 +144,22 @@ class Endpoint:
             UserError: the endpoint can't be reached, refuses, stays busy, breaks each time, or replies in another form.
         """
         body = self._body(messages, max_tokens) | {"stream": True, "stream_options": {"include_usage": True}}
-        return self._understood(body, lambda: self._streamed(body))
+        return self._understood(body, self._streamed)
 
     def _reply(self, prompt: str, heard: Callable[[str, str], None]) -> str:
         body = self._body([{"role": "user", "content": prompt}], self.reply_tokens)
-        reply = self._understood(body, lambda: self._without_key(self._content(self._post(body))))
+        reply = self._understood(body, lambda asked: self._without_key(self._content(self._post(asked))))
         heard(prompt, reply)
         return reply
 
-    def _understood(self, body: dict[str, Any], ask: Callable[[], T]) -> T:
-        """What `ask` gives for a body; what a server does not know of it is left out or renamed once it says so.
+    def _understood(self, body: dict[str, Any], ask: Callable[[dict[str, Any]], T]) -> T:
+        """What `ask` gives for the body; what a server does not know of it is left out or renamed once it says so.
 
         That is `stream_options`, and `max_tokens`, which OpenAI's newer models call `max_completion_tokens`.
         """
         while True:
             try:
-                return self._tried(ask)
+                return self._tried(lambda: ask(body))
             except _Refused as refused:
                 if "max_completion_tokens" in refused.why and "max_tokens" in body:
                     body["max_completion_tokens"] = body.pop("max_tokens")
