@@ -15,7 +15,19 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # What each floor may import, besides its own room. The stages know nothing of each other.
 GROUND = {"errors", "disk", "hub", "progress", "environment", "jsonl", "ranks", "sharing"}
 MIDDLE = GROUND | {"recipe", "sections", "changes", "workspace", "prompts"}
-STAGE = MIDDLE | {"untrusted", "virtual", "models", "origin", "batches", "loss", "endpoint", "embeddings", "decoding"}
+STAGE = MIDDLE | {
+    "untrusted",
+    "virtual",
+    "models",
+    "origin",
+    "batches",
+    "gradients",
+    "loss",
+    "packing",
+    "endpoint",
+    "embeddings",
+    "decoding",
+}
 ALLOWED = {
     "errors": set(),
     "disk": {"errors"},
@@ -35,7 +47,9 @@ ALLOWED = {
     "workspace": {"disk", "errors", "recipe", "prompts", "ranks"},
     "prompts": {"errors", "recipe", "untrusted"},
     "batches": {"prompts"},
-    "loss": {"batches"},
+    "gradients": set(),
+    "loss": {"batches", "gradients"},
+    "packing": {"batches", "loss", "prompts"},
     "virtual": set(),
     "languages": set(),
     "guard": {"errors", "recipe"},
@@ -48,7 +62,7 @@ ALLOWED = {
     "embeddings": {"errors", "models", "batches"},
     "report": MIDDLE,
     "ranking": MIDDLE,
-    "forecast": GROUND | {"batches", "loss"},
+    "forecast": GROUND | {"batches", "gradients", "loss", "packing"},
     "train": STAGE | {"forecast"},
     "evaluate": STAGE | {"languages", "guard"},
     "pipeline": STAGE | {"commented", "data", "train", "evaluate", "report"},

@@ -22,11 +22,12 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("piece", [losses.PIECE, 384 * 5])
+@pytest.mark.parametrize("rows", [1000, 5])
 def test_loss_and_gradients_of_every_family_are_those_of_head_and_cross_entropy_apart(
-    model: Any, smoothing: float, piece: int, monkeypatch: pytest.MonkeyPatch
+    model: Any, smoothing: float, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "PIECE", piece)  # all positions at once, and five at a time
+    monkeypatch.setattr(losses, "PIECE", 384 * rows)  # all positions at once, and five at a time
+    monkeypatch.setattr(losses, "IN_CACHE", 384 * rows)
     batch = collate(EXAMPLES, 0)
     expected = token_losses(model, batch, smoothing)[0].sum()
     found = summed_loss(model, batch, smoothing)
@@ -38,13 +39,23 @@ def test_loss_and_gradients_of_every_family_are_those_of_head_and_cross_entropy_
         assert torch.allclose(own[name], gradient, rtol=1e-4, atol=1e-6), name
 
 
-def test_no_logits_are_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, shapes = make("llama"), []
+def test_logits_of_a_frozen_head_are_not_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = get_peft_model(make("llama"), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    shapes: list[tuple[int, ...]] = []
     monkeypatch.setattr(losses, "PIECE", 384 * 5)
     real = losses._into_gradient
-    monkeypatch.setattr(losses, "_into_gradient", lambda z, *rest: shapes.append(z.shape) or real(z, *rest))
+    monkeypatch.setattr(losses, "_into_gradient", lambda z, *rest: shapes.append(tuple(z.shape)) or real(z, *rest))
     summed_loss(model, collate(EXAMPLES, 0)).backward()
-    assert [tuple(shape) for shape in shapes] == [(5, 384)] * 4 + [(3, 384)]
+    assert shapes == [(5, 384)] * 4 + [(3, 384)]
+
+
+def test_few_logits_are_ever_there_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shapes = make("llama"), list[tuple[int, ...]]()
+    monkeypatch.setattr(losses, "IN_CACHE", 384 * 5)
+    real = torch.log_softmax
+    monkeypatch.setattr(torch, "log_softmax", lambda z, *a, **k: shapes.append(tuple(z.shape)) or real(z, *a, **k))
+    summed_loss(model, collate(EXAMPLES, 0)).backward()
+    assert shapes == [(5, 384)] * 4 + [(3, 384)]
 
 
 def test_a_frozen_head_is_not_given_a_gradient() -> None:

@@ -11,9 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from residency.batches import IGNORED
+from residency.gradients import add_to_gradient
 
 PROBE = 100.0  # the largest logit of the probe
-PIECE = 2**23  # float32 logits that are held at once: 32 MiB
+PIECE = 2**24  # logits that are held at once where the head is frozen: 32 MiB in bf16
+IN_CACHE = 2**20  # of them, those in float32: 4 MiB
 
 
 @contextmanager
@@ -37,12 +39,13 @@ def token_losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy (nats) of each learnt token of a batch [learnt], and the row of the batch it is in [learnt].
 
-    The batch holds input_ids, attention_mask and labels, each [rows, tokens]. Position t predicts token t + 1.
+    The batch holds input_ids, attention_mask and labels, each [rows, tokens], or is packed (`packing.pack`): one row.
+    Position t predicts token t + 1.
     `smoothing` spreads that share of each target over the vocabulary (Szegedy et al. 2015, arXiv:1512.00567).
     """
     positions, targets = _learnt(batch)
     with head_on(model, positions):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        logits = model(**_inputs(batch), use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
     return losses, positions.nonzero()[:, 0]
 
@@ -56,8 +59,7 @@ def summed_loss(model: Any, batch: dict[str, torch.Tensor], smoothing: float = 0
     found = None
     if fused(model):
         positions, targets = _learnt(batch)
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        found = fused_loss(model, inputs, lambda hidden: _chosen(hidden, positions), targets, smoothing)
+        found = fused_loss(model, _inputs(batch), lambda hidden: _chosen(hidden, positions), targets, smoothing)
     return token_losses(model, batch, smoothing)[0].sum() if found is None else found
 
 
@@ -108,18 +110,17 @@ def fused_loss(
         head._changed_after = True
         return None
     hidden = seen["hidden"]
-    bias = None if head.bias is None else head.bias.to(hidden.dtype)
-    loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight.to(hidden.dtype), bias, targets, smoothing)  # type: ignore[no-untyped-call]
+    in_place = getattr(head, "_in_place", False)
+    loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight, head.bias, targets, smoothing, in_place)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _HeadLoss(torch.autograd.Function):
     """The summed cross-entropy of hidden states [positions, width] by a head [vocabulary, width], piece by piece.
 
-    The float32 logits of a piece are made, turned into their own gradient in their place, and let go: all of them are
-    never there at once, and the backward pass has nothing left to compute. The gradient of the logits is kept in the
-    products' own format where the head learns, so that its own gradient is one product over all positions.
-    Source: the idea of Liger Kernel (arXiv:2410.10989).
+    The logits of a piece are turned into their own gradient in their place, in float32 a few rows at a time, and let
+    go; the backward pass has nothing left to compute. Where the head learns they are kept, in the products' own format,
+    so that its own gradient is one product over all positions. Source: the idea of Liger Kernel (arXiv:2410.10989).
     """
 
     @staticmethod
@@ -130,49 +131,73 @@ class _HeadLoss(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         smoothing: float,
+        in_place: bool,
     ) -> torch.Tensor:
         learns = any(ctx.needs_input_grad)
         whole = learns and any(ctx.needs_input_grad[1:3])
-        vocabulary = weight.shape[0]
-        rows = max(PIECE // vocabulary, 1)
-        gradient = hidden.new_empty((len(hidden) if whole else min(rows, len(hidden)), vocabulary))
+        cast, added = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+        rows = max(len(hidden) if whole else min(PIECE // len(weight), len(hidden)), 1)
+        logits = hidden.new_empty((rows, len(weight)))
         to_hidden = torch.empty_like(hidden) if learns else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), rows):
             piece = slice(start, min(start + rows, len(hidden)))
-            logits = torch.nn.functional.linear(hidden[piece], weight, bias).float()
-            total += _into_gradient(logits, targets[piece], smoothing, learns)
+            own = logits[: piece.stop - start]
+            torch.mm(hidden[piece], cast.T, out=own)
+            if added is not None:
+                own += added
+            total += _into_gradient(own, targets[piece], smoothing, learns)
             if to_hidden is not None:
-                own = gradient[piece] if whole else gradient[: len(logits)]
-                own.copy_(logits)
-                torch.mm(own, weight, out=to_hidden[piece])
-        to_weight = gradient.T @ hidden if whole and ctx.needs_input_grad[1] else None
-        to_bias = gradient.sum(0) if whole and ctx.needs_input_grad[2] else None
+                torch.mm(own, cast, out=to_hidden[piece])
+        to_weight = logits[: len(hidden)].T @ hidden if whole and ctx.needs_input_grad[1] else None
+        to_bias = logits[: len(hidden)].sum(0) if whole and ctx.needs_input_grad[2] else None
         ctx.save_for_backward(to_hidden, to_weight, to_bias)
+        ctx.learning, ctx.in_place = (weight, bias), in_place
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, share: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (*(found if found is None else found * share for found in ctx.saved_tensors), None, None)
+        to_hidden, *to_own = ctx.saved_tensors
+        found: list[torch.Tensor | None] = [None, None]
+        for place, (parameter, gradient) in enumerate(zip(ctx.learning, to_own, strict=True)):
+            if gradient is not None and ctx.in_place:
+                add_to_gradient(parameter, gradient, 1.0 if isinstance(share, FakeTensor) else float(share))
+            elif gradient is not None:
+                found[place] = gradient.to(parameter.dtype) * share
+        return None if to_hidden is None else to_hidden * share, *found, None, None, None
 
 
 def _into_gradient(logits: torch.Tensor, targets: torch.Tensor, smoothing: float, learns: bool) -> torch.Tensor:
-    """The summed loss of float32 logits [positions, vocabulary], which become their gradient where something learns."""
-    all_of_it, own = logits.logsumexp(-1), targets[:, None]
-    loss = all_of_it.sum() - (1 - smoothing) * logits.gather(1, own).sum()
-    if smoothing:
-        loss -= smoothing * logits.mean(-1).sum()
-    if learns:
-        logits.sub_(all_of_it[:, None]).exp_()
-        logits.scatter_add_(1, own, logits.new_full(own.shape, smoothing - 1))
+    """The summed loss of logits [positions, vocabulary], which become their gradient where something learns.
+
+    Both are computed in float32, of as many rows at once as a processor's caches hold.
+    """
+    vocabulary = logits.shape[1]
+    rows, loss = max(IN_CACHE // vocabulary, 1), torch.zeros((), dtype=torch.float32, device=logits.device)
+    for own, target in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
+        found = torch.log_softmax(own, -1, dtype=torch.float32)
+        loss -= (1 - smoothing) * found.gather(1, target).sum()
         if smoothing:
-            logits.sub_(smoothing / logits.shape[1])
+            loss -= smoothing * found.mean(-1).sum()
+        if learns:
+            found.exp_().scatter_add_(1, target, found.new_full(target.shape, smoothing - 1))
+            if smoothing:
+                found.sub_(smoothing / vocabulary)
+            own.copy_(found)
     return loss
+
+
+def _inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """What of a batch the model itself sees."""
+    return {name: value for name, value in batch.items() if name not in {"labels", "targets"}}
 
 
 def _learnt(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Which positions predict a learnt token [rows, tokens] (bool; the last predicts nothing), and those tokens."""
+    if "targets" in batch:
+        positions = batch["targets"] != IGNORED
+        return positions, batch["targets"][positions]
     targets = batch["labels"][:, 1:]
     learnt = targets != IGNORED
     return torch.nn.functional.pad(learnt, (0, 1)), targets[learnt]

@@ -201,7 +201,7 @@ def test_training_raises_the_margin_of_chosen_over_rejected(tuned: Path) -> None
     validations = [row for row in rows if "validation_loss" in row]
     assert validations[-1]["validation_loss"] < 0.69
     assert {"validation_reward_margin", "validation_reward_accuracy"} <= set(validations[0])
-    assert steps[-1]["answer_tokens"] < steps[-1]["total_tokens"] <= steps[-1]["padded_tokens"]
+    assert steps[-1]["answer_tokens"] < steps[-1]["total_tokens"] <= steps[-1]["passed_tokens"]
 
 
 def test_the_run_folder_holds_the_model_as_plain_transformers_loads_it(tuned: Path) -> None:

@@ -87,7 +87,7 @@ def assert_same_training(one: Run, other: Run) -> None:
     first, second = ([{key: row.get(key) for key in SAME} for row in rows(run)] for run in (one, other))
     assert first == second
     assert same_bits(one, other)
-    for key in ("steps", "answer_tokens", "total_tokens", "padding_share", "best_step", "stopped_early"):
+    for key in ("steps", "answer_tokens", "total_tokens", "passed_share", "best_step", "stopped_early"):
         assert report(one)[key] == report(other)[key], key
 
 
@@ -212,7 +212,7 @@ def test_a_run_is_the_same_however_its_steps_are_cut(small_recipe: dict[str, Any
     )
     assert column(cut, "loss") == pytest.approx(column(whole, "loss"), abs=1e-3)
     assert column(cut, "answer_tokens") == column(whole, "answer_tokens")
-    assert report(cut)["padding_share"] == 0 < report(whole)["padding_share"]
+    assert report(cut)["passed_share"] == 1 > report(whole)["passed_share"]  # what all prompts begin with, once
 
 
 def test_validation_comes_every_so_many_steps_and_at_the_end(small_recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_train_json_counts_what_went_through_the_model(small_recipe: dict[str, A
     run = trained(small_recipe, tmp_path, epochs=2, evaluate_every=4)
     found = report(run)
     assert set(found) == {
-        "method", "steps", "examples", "answer_tokens", "total_tokens", "padding_share", "seconds", "tokens_per_second",
+        "method", "steps", "examples", "answer_tokens", "total_tokens", "passed_share", "seconds", "tokens_per_second",
         "mfu", "peak_memory_bytes", "precision", "device", "best_step", "best_validation_loss", "stopped_early",
         "diagnosis", "stopped_by", "stopped_at", "restored_step", "merge", "summary", "environment",
         "best_by", "best_value", "averaged", "averaged_validation_loss", "preference",

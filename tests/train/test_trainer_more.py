@@ -80,7 +80,7 @@ def test_examples_on_both_sides_of_the_change_of_attention_give_the_loss_of_one_
     )
     loss = trainer.training_step(trainer.model, trainer.data_collator(examples))
     assert loss.item() == pytest.approx(expected, abs=1e-5)
-    assert set(used) == {"eager", "sdpa"}
+    assert {"packed_eager_modeling_llama", "sdpa"} <= set(used)  # the longest is alone
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 10_000])
@@ -96,7 +96,7 @@ def test_counts_tell_answer_tokens_from_prompts_and_padding(llama_folder: Path, 
     counts = trainer.counts
     assert counts.answer_tokens == sum(example.learnt for example in EXAMPLES)
     assert counts.total_tokens == sum(len(example) for example in EXAMPLES)
-    assert counts.padded_tokens == len(EXAMPLES) * max(len(example) for example in EXAMPLES)
+    assert counts.passed_tokens == counts.total_tokens  # end to end, and nothing in common
 
 
 def test_a_step_with_nothing_to_learn_has_no_loss_and_is_no_error(llama_folder: Path, tmp_path: Path) -> None:

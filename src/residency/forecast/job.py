@@ -12,6 +12,7 @@ from residency.forecast import memory
 from residency.forecast.memory import Answering, Counts, Memory
 from residency.forecast.trace import Batch, Trace, trace_by_depth
 from residency.forecast.work import Work, fit_work
+from residency.packing import widest
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
 LIKELIHOOD_TOKENS = 2048  # of a batch in which the evaluation takes likelihoods
@@ -41,6 +42,8 @@ class Job:
     `order`: places of the examples as the first epoch goes through them; `epoch`: their lengths, step by step;
     `attention`: eager, sdpa, or auto (by width). `apart`: how many of the last layers are trained otherwise than those
     before them. `paired`: two answers go through for each example, and the output head sees every position of both.
+    `beginning`: tokens that all examples begin with, where rows are packed; None where they are padded. `in_place`: the
+    embeddings' and the head's gradients are added where they are.
     """
 
     config: Any
@@ -60,18 +63,25 @@ class Job:
     apart: int = 0
     paired: bool = False
     compiled: bool = False
+    beginning: int | None = None
+    in_place: bool = False
     shares: int = 1
     traced: dict[tuple[Batch, bool, bool], Trace] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def batches(self) -> tuple[tuple[Batch, ...], ...]:
         """The micro-batches of each step of an epoch."""
-        return tuple(tuple(batches(step, self.tokens_per_batch, paired=self.paired)) for step in self.epoch)
+        return tuple(tuple(self.cut(step, self.tokens_per_batch)) for step in self.epoch)
 
     @cached_property
     def validation_batches(self) -> tuple[Batch, ...]:
         """Validation goes through in twice the tokens: it keeps nothing for a backward pass."""
-        return tuple(batches(self.validation, 2 * self.tokens_per_batch, paired=self.paired))
+        return tuple(self.cut(self.validation, 2 * self.tokens_per_batch))
+
+    def cut(self, examples: Sequence[Length], tokens_per_batch: int) -> list[Batch]:
+        """The micro-batches of some examples as they go through the model."""
+        at_most = 0 if self.beginning is None else widest(self.config)
+        return batches(examples, tokens_per_batch, paired=self.paired, shared=self.beginning or 0, at_most=at_most)
 
     @cached_property
     def largest(self) -> tuple[Batch, Trace]:
@@ -100,6 +110,7 @@ class Job:
                 autocast=self.precision == "bf16",
                 backward=backward,
                 cache=cache,
+                in_place=self.in_place and backward,
             )
         return self.traced[key]
 
@@ -152,14 +163,21 @@ class Job:
         return Answering(traced.peak, whole, likelihood)
 
 
-def batches(examples: Sequence[Length], tokens_per_batch: int, *, paired: bool = False) -> list[Batch]:
-    """The micro-batches that some examples, or pairs of them, are cut into."""
+def batches(
+    examples: Sequence[Length], tokens_per_batch: int, *, paired: bool = False, shared: int = 0, at_most: int = 0
+) -> list[Batch]:
+    """The micro-batches that some examples, or pairs of them, are cut into.
+
+    Several rows up to `at_most` tokens wide are packed, and have a beginning of `shared` tokens in common.
+    """
     found, answers = [], 2 if paired else 1
     for places in cut([example.tokens for example in examples], tokens_per_batch // answers):
         rows = [examples[place] for place in places]
         width = max(row.tokens for row in rows)
         learnt = 2 * len(rows) * width if paired else sum(row.learnt for row in rows)
-        found.append(Batch(answers * len(rows), width, max(1, learnt)))
+        packs = len(rows) > 1 and width <= at_most
+        packed = sum(row.tokens for row in rows) - (len(rows) - 1) * shared if packs else 0
+        found.append(Batch(answers * len(rows), width, max(1, learnt), packed))
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from residency import packing
+from residency.gradients import added_in_place
 from residency.loss import fused, fused_loss
 
 Build = Callable[[Any], Any]  # a model's configuration to the model itself, ready to be trained
@@ -35,16 +37,20 @@ SHALLOW, DEEPER = 1, 2  # layers; each further layer is the same (2 and 4 gave t
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch as `batches.collate` pads it; `learnt` positions go through the output head."""
+    """A micro-batch as `batches.collate` pads it; `learnt` positions go through the output head.
+
+    `packed`: the tokens that go through the layers where its rows are laid end to end; 0 where they are padded.
+    """
 
     rows: int
     width: int
     learnt: int
+    packed: int = 0
 
     @property
     def tokens(self) -> int:
-        """Padding included."""
-        return self.rows * self.width
+        """Those that go through the layers, padding included."""
+        return self.packed or self.rows * self.width
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,27 @@ class Trace:
     forward: int = 0  # of the operations, those of the forward pass
 
 
-def trace(model: Any, batch: Batch, *, autocast: bool = False, backward: bool = True, cache: bool = False) -> Trace:
+def trace(
+    model: Any,
+    batch: Batch,
+    *,
+    autocast: bool = False,
+    backward: bool = True,
+    cache: bool = False,
+    in_place: bool = False,
+) -> Trace:
     """Go through a micro-batch with a model, real or on the meta device; its weights are not read and not changed.
 
     `autocast`: products in bf16, as in mixed-precision training. `cache`: keep keys and values, as when answering.
+    `in_place`: the embeddings' and the head's gradients are added where they are (`added_in_place`).
     """
     alive = _Alive()
-    with FakeTensorMode(allow_non_fake_inputs=True), alive, _faked(model):
+    as_it_goes = ExitStack()
+    with FakeTensorMode(allow_non_fake_inputs=True), alive, _faked(model), as_it_goes:
+        if batch.packed:
+            as_it_goes.enter_context(packing.packed_attention(model))
+        if in_place:
+            as_it_goes.enter_context(added_in_place(model))
         if backward:
             for parameter in model.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
@@ -114,20 +134,29 @@ def _forward(model: Any, batch: Batch, cache: bool) -> tuple[torch.Tensor, Any]:
 
     Fake tensors have no values to choose positions by, so that these are given by their places.
     """
-    ids = torch.zeros(batch.rows, batch.width, dtype=torch.long)
     places = torch.zeros(batch.learnt, dtype=torch.long)
+    inputs = _inputs(batch)
     if fused(model) and not cache:
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         loss = fused_loss(model, inputs, lambda hidden: hidden.flatten(0, 1)[places], torch.zeros_like(places))
         if loss is not None:
             return loss, None
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[places],))
     try:
-        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=cache)
+        output = model(**inputs, use_cache=cache)
     finally:
         hook.remove()
     losses = torch.nn.functional.cross_entropy(output.logits.float(), torch.zeros_like(places), reduction="none")
     return losses.sum(), getattr(output, "past_key_values", None)
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    ids = torch.zeros(batch.rows, batch.width, dtype=torch.long)
+    if not batch.packed:
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    own = torch.zeros(batch.packed, dtype=torch.long)
+    mask = torch.zeros(1, 1, batch.width, batch.width, dtype=torch.bfloat16)
+    rows = packing.Rows(ids, own, own, torch.ones_like(ids, dtype=torch.bool), mask, 0)
+    return {"input_ids": own[None], "position_ids": own[None], "packed": rows}
 
 
 def _made_early(model: Any, batch: Batch) -> int:

@@ -22,6 +22,7 @@ import torch
 
 from residency import environment, models
 from residency.loss import summed_loss
+from residency.packing import pack
 from residency.train.stopping import is_memory
 
 ROWS, WIDTH = 5, 40  # of the batch of a fixed shape; two numbers, so that no piece is made for squares
@@ -53,7 +54,7 @@ class CompiledLayers:
             self.pieces = [(layer, torch.compile(layer._call_impl, dynamic=True)) for layer in layers]
 
     @contextmanager
-    def on(self, batch: dict[str, torch.Tensor]) -> Iterator[None]:
+    def on(self, batch: dict[str, Any]) -> Iterator[None]:
         """Inside this block a pass over `batch` goes through compiled layers."""
         kind = self._kind(batch)
         if self.pieces and kind not in self.ready:
@@ -82,12 +83,17 @@ class CompiledLayers:
         found, self.seconds = self.seconds, 0.0
         return found
 
-    def _kind(self, batch: dict[str, torch.Tensor]) -> Kind:
-        """What a piece is made for: the attention, one row or several, and with SDPA whether anything is padded."""
+    def _kind(self, batch: dict[str, Any]) -> Kind:
+        """What a piece is made for: the attention, one row or several, and with SDPA whether anything is padded.
+
+        Of a packed batch, whether its rows share a beginning.
+        """
         attention = str(self.model.config._attn_implementation)
+        if "packed" in batch:
+            return attention, False, batch["packed"].shared > 0
         return attention, len(batch["input_ids"]) == 1, attention == "eager" or not bool(batch["attention_mask"].all())
 
-    def _prepare(self, kind: Kind, batch: dict[str, torch.Tensor]) -> None:
+    def _prepare(self, kind: Kind, batch: dict[str, Any]) -> None:
         try:
             with self._in_place():
                 self._go(_fixed(kind, batch["input_ids"].device))
@@ -105,7 +111,7 @@ class CompiledLayers:
         if not all(far <= bound for far, bound in zip(apart, self.bounds, strict=True)):
             self._plain(f"loss and gradient are {apart[0]:.2%} and {apart[1]:.2%} from those of plain ones")
 
-    def _go(self, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+    def _go(self, batch: dict[str, Any]) -> tuple[float, float]:
         """Loss and gradient norm; gradients that are there stay as they are, and so do the random numbers."""
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         kept = [parameter.grad for parameter in learning]
@@ -139,10 +145,14 @@ def repeated(model: Any) -> list[torch.nn.Module]:
     return found
 
 
-def _fixed(kind: Kind, device: torch.device) -> dict[str, torch.Tensor]:
-    _, alone, padded = kind
+def _fixed(kind: Kind, device: torch.device) -> dict[str, Any]:
+    attention, alone, padded = kind
     ids = torch.arange(WIDTH, device=device).repeat(1 if alone else ROWS, 1)
     mask, labels = torch.ones_like(ids), ids.clone()
     if padded and not alone:
         mask[1:, -3:], labels[1:, -3:] = 0, -100
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    if not attention.startswith("packed_"):
+        return batch
+    labels[:, :9] = -100
+    return pack(batch, share=padded)

@@ -124,7 +124,7 @@ class PreferenceTrainer(ResidencyTrainer, DPOTrainer):  # type: ignore[misc]
                 self._metrics["train"][name] = [float(np.average(values, weights=sizes))]
         measures = {"answer_tokens": "completion_mask", "total_tokens": "attention_mask"}
         tokens = {name: sum(int(batch[mask].sum()) for batch in batches) for name, mask in measures.items()}
-        self._gone_through(tokens | {"padded_tokens": sum(batch["input_ids"].numel() for batch in batches)}, started)
+        self._gone_through(tokens | {"passed_tokens": sum(batch["input_ids"].numel() for batch in batches)}, started)
         return loss
 
     def validation_loss(self, eval_dataset: Any = None) -> float:

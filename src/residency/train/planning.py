@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from residency import environment, models, ranks
+from residency import environment, models, packing, ranks
 from residency.forecast.job import Answers, Job, Length
 from residency.forecast.machines import efficiency
 from residency.forecast.memory import CONTEXT, FLOAT32, Memory, Phase, count
@@ -24,6 +24,7 @@ from residency.train.steps import EpochSampler
 
 LEAST_COMPILED = 0.3  # of what plain layers have alive: what compiled ones have at least
 COMPILING = 20.0  # seconds that a compiler takes of a run's start, where nothing was measured
+SAMPLED = 1000  # examples that are looked at for what all begin with
 VARIES = 1.1  # what some step of a run takes on a GPU, over the most that a few took
 
 
@@ -108,6 +109,7 @@ def job_of(
         file=_file(recipe, config, base),
         packed=section.method == "qlora",
     )
+    whole = setup.device.type == "cpu" and section.objective == "sft" and section.distributed.strategy == "ddp"
     return Job(
         config=config,
         build=lambda smaller, attention: outline.trained(smaller, recipe, setup.precision, attention),
@@ -122,6 +124,8 @@ def job_of(
         attention=_attention(recipe, setup.device.type),
         tokens_per_batch=setup.tokens_per_batch,
         compiled=setup.compiled,
+        beginning=_beginning(model, examples) if whole and not packing.unfit(model) else None,
+        in_place=whole and ranks.world() == 1,
         order=tuple(order),
         epoch=tuple(
             tuple(lengths[place] for place in order[start : start + size]) for start in range(0, len(order), size)
@@ -131,6 +135,10 @@ def job_of(
         validations=setup.steps // validated_every(section, setup) if validation else 0,
         answers=Answers(tuple(prompts), recipe.evaluate.batch, recipe.evaluate.max_new_tokens) if prompts else None,
     )
+
+
+def _beginning(model: Any, examples: Sequence[Example]) -> int:
+    return packing.beginning(examples[:SAMPLED]) if packing.shares(model) else 0
 
 
 @lru_cache(maxsize=16)

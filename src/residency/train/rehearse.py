@@ -22,7 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 from residency import environment, models
 from residency.batches import cut
 from residency.errors import UserError
-from residency.forecast.job import Job, batches
+from residency.forecast.job import Job
 from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
@@ -85,14 +85,14 @@ def chosen(job: Job, examples: Sequence[Example]) -> list[list[Example]]:
 def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: list[Any]) -> Measured:
     """Rates from seconds: what the first step takes longer, while libraries set themselves up, comes once in a run."""
     work = [
-        sum(job.work.training(b) for b in batches([length(_example(e)) for e in step], job.tokens_per_batch))
+        sum(job.work.training(b) for b in job.cut([length(_example(e)) for e in step], job.tokens_per_batch))
         for step in steps[: len(seen["whole"])]
     ]
     from_step = 1 if len(work) > 1 else 0
     inside, whole = sum(seen["inside"][from_step:]), sum(seen["whole"][from_step:])
     compute = sum(work[from_step:]) / max(inside, 1e-9)
     start = seen["compiling"] + (max(seen["inside"][0] - work[0] / compute, 0.0) if from_step else 0.0)
-    forward = sum(job.work.forward(b) for b in batches([length(_example(e)) for e in asked], 2 * job.tokens_per_batch))
+    forward = sum(job.work.forward(b) for b in job.cut([length(_example(e)) for e in asked], 2 * job.tokens_per_batch))
     return Measured(
         compute=compute,
         forward=forward / seen["validated"] if asked else compute,

@@ -45,7 +45,7 @@ class TrainReport:
     examples: int
     answer_tokens: int
     total_tokens: int
-    padding_share: float
+    passed_share: float  # tokens through the layers for each of the rows: padding counts, a shared beginning once
     seconds: float
     tokens_per_second: float
     mfu: float
@@ -99,7 +99,7 @@ def report_of(
         examples=forecast.examples,
         answer_tokens=counts.answer_tokens,
         total_tokens=counts.total_tokens,
-        padding_share=1 - counts.total_tokens / max(counts.padded_tokens, 1),
+        passed_share=counts.passed_tokens / max(counts.total_tokens, 1),
         seconds=metrics[-1]["seconds"],
         tokens_per_second=counts.total_tokens / max(counts.step_seconds, 1e-9),
         mfu=_mfu(forecast, counts, steps, setup),

@@ -66,11 +66,9 @@ class StepCollator:
         batches = [[examples[place] for place in places] for places in dealt[self.rank]]
         if self.even:
             batches += [[nothing_of(examples[0])]] * (max(map(len, dealt)) - len(batches))
-        every = [[examples[place] for place in places] for own in dealt for places in own]
         tokens = {
             "answer_tokens": sum(example.learnt for example in examples),
             "total_tokens": sum(map(len, examples)),
-            "padded_tokens": sum(len(batch) * max(map(len, batch)) for batch in every),
         }
         made = [collate(batch, self.pad_id) for batch in batches]
         return {"micro_batches": made, "tokens": tokens, "given": Given(examples)}

@@ -13,7 +13,9 @@ from transformers import TrainerCallback
 
 from residency import environment, ranks
 from residency.batches import IGNORED, collate, cut
+from residency.gradients import added_in_place
 from residency.loss import summed_loss
+from residency.packing import Packing
 from residency.prompts import Example
 from residency.train.best import Judge
 from residency.train.checkpoints import CommittedCheckpoints
@@ -33,7 +35,7 @@ class Counts:
 
     answer_tokens: int = 0
     total_tokens: int = 0
-    padded_tokens: int = 0
+    passed_tokens: int = 0  # through the layers, padding included, a beginning that rows share once
     step_seconds: float = 0.0  # without those of the compiler
     compile_seconds: float = 0.0
 
@@ -74,6 +76,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.rate, self.smoothing, self.muon, self.tell = rate, smoothing, muon, tell
         self.counts, self.heap = Counts(), environment.Heap()
         self.layers = CompiledLayers(self.model, tell, bf16=self.args.bf16) if compiles else None
+        self.packing = Packing(self.model, tell) if self.args.device.type == "cpu" and not even else None
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -143,15 +146,16 @@ class ResidencyTrainer(CommittedCheckpoints):
         model.train()
         batches, tokens = self._prepare_inputs(inputs)["micro_batches"], inputs["tokens"]
         each = ranks.world() / max(tokens["answer_tokens"], 1)  # the losses of the ranks are averaged
-        loss = torch.zeros((), device=self.args.device)
+        loss, passed = torch.zeros((), device=self.args.device), 0
         for place, batch in enumerate(batches, start=1):
             self._choose_attention(batch["input_ids"].shape[1])
-            with self.compute_loss_context_manager(), self._compiled(batch):
-                share = summed_loss(self.called, batch, self.smoothing) * each
-            self.backward(share, last=place == len(batches))
-            loss += share.detach()
+            with self._packed(batch) as rows, self._in_place():
+                with self.compute_loss_context_manager(), self._compiled(rows):
+                    share = summed_loss(self.called, rows, self.smoothing) * each
+                self.backward(share, last=place == len(batches))
+            loss, passed = loss + share.detach(), passed + rows["input_ids"].numel()
         self.reduce_gradients()
-        self._gone_through(tokens, started)
+        self._gone_through(tokens | {"passed_tokens": int(ranks.summed([passed])[0])}, started)
         return loss
 
     def _gone_through(self, tokens: dict[str, int], started: float) -> None:
@@ -185,14 +189,21 @@ class ResidencyTrainer(CommittedCheckpoints):
         with torch.no_grad():
             for batch in self._own(examples):
                 self._choose_attention(batch["input_ids"].shape[1])
-                with self.compute_loss_context_manager():
-                    summed += float(summed_loss(self.called, batch))
+                with self.compute_loss_context_manager(), self._packed(batch) as rows:
+                    summed += float(summed_loss(self.called, rows))
                 tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
         environment.give_back_memory(collect=False)
         summed, tokens = ranks.summed([summed, tokens])
         return summed / max(tokens, 1)
 
-    def _compiled(self, batch: dict[str, torch.Tensor]) -> AbstractContextManager[None]:
+    def _packed(self, batch: dict[str, Any]) -> AbstractContextManager[dict[str, Any]]:
+        return self.packing.on(batch) if self.packing else nullcontext(batch)
+
+    def _in_place(self) -> AbstractContextManager[None]:
+        alone = self.args.device.type == "cpu" and self.args.world_size == 1
+        return added_in_place(self.model) if alone else nullcontext()
+
+    def _compiled(self, batch: dict[str, Any]) -> AbstractContextManager[None]:
         return self.layers.on(batch) if self.layers else nullcontext()
 
     def _own(self, examples: Sequence[Example]) -> Iterator[dict[str, torch.Tensor]]:

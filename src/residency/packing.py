@@ -1,0 +1,246 @@
+"""The rows of a micro-batch laid end to end: padding goes through no layer, and what all rows begin with through one.
+
+A padded batch [rows, width] spends work on padding, and as often as it has rows on the prompt's beginning, which the
+template gives to all of them. Laid end to end, each token that has something of its own goes through the layers once.
+Attention alone must know the rows again: its queries, keys and values are spread to [rows, width] before, and its
+outcome is collected after it. Between the two stands the attention that transformers has for the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from residency.batches import IGNORED, collate
+from residency.loss import token_losses
+from residency.prompts import Example
+
+SHARED = 2  # tokens of a beginning that is worth sharing, at least
+WINDOWS = ("sliding_window", "attention_chunk_size")  # where a configuration says how far a layer looks back
+ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}  # of the kinds of layers, those that fit
+AGREE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # nats a token between packed and padded
+PROBE = (Example(tuple(range(3, 20)), 9), Example((*range(3, 10), 11, 4, 8, 6), 8), Example((*range(3, 10), 5, 7), 8))
+
+
+class Rows(NamedTuple):
+    """Where the tokens of a packed batch belong.
+
+    `grid` [rows, width]: the place of each token among all; padding has place 0. `row`, `column` [tokens]: where each
+    stands in its grid, one of the shared beginning in the first row. `owned` [rows, width]: which places of the grid
+    those are. `mask` [1, 1, width, width]: added to attention's scores, causal. `shared`: tokens of the beginning.
+    """
+
+    grid: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+    owned: torch.Tensor
+    mask: torch.Tensor
+    shared: int
+
+
+class Packing:
+    """The packing of micro-batches for one model: tried on a probe when the first comes, and left where it fails.
+
+    `say` hears once why nothing is packed, where that is so.
+    """
+
+    def __init__(self, model: Any, say: Callable[[str], None]) -> None:
+        self.model, self.say = model, say
+        self.widest = widest(model.config)
+        self.tried = self.works = False
+
+    @contextmanager
+    def on(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The batch as it goes through the model inside this block, packed where that works."""
+        if len(batch["input_ids"]) == 1 or batch["input_ids"].shape[1] > self.widest:
+            yield batch
+            return
+        if not self.tried:
+            self.tried, self.works = True, self._try()
+        if not self.works:
+            yield batch
+            return
+        with packed_attention(self.model):
+            yield pack(batch, share=shares(self.model))
+
+    def _try(self) -> bool:
+        """Whether each token of a few short rows has the loss, packed, that it has in a padded batch."""
+        if reason := unfit(self.model):
+            self.say(f"Rows are padded and not packed: {reason}")
+            return False
+        try:
+            apart = self._apart()
+        except Exception as error:  # whatever a model says of what it has never seen, it is trained as it always was
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            self.say(f"Rows are padded and not packed: {reason}")
+            return False
+        dtype = next(iter(self.model.parameters())).dtype
+        if not apart <= AGREE.get(dtype, AGREE[torch.float32]):
+            self.say(f"Rows are padded and not packed: packed, a token's loss is {apart:.2g} nats away")
+            return False
+        return True
+
+    def _apart(self) -> float:
+        """Largest difference of a token's loss, in nats."""
+        device = next(iter(self.model.parameters())).device
+        batch = {name: tensor.to(device) for name, tensor in collate(PROBE, 0).items()}
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                padded = token_losses(self.model, batch)[0]
+                with packed_attention(self.model):
+                    packed = token_losses(self.model, pack(batch, share=True))[0]
+        finally:
+            self.model.train(training)
+        return float((padded - packed).abs().max())
+
+
+def pack(batch: dict[str, torch.Tensor], *, share: bool) -> dict[str, Any]:
+    """A padded batch as `batches.collate` makes it, laid end to end.
+
+    Returns input_ids, position_ids and targets (of the next token, -100 where no loss is taken), each [1, tokens], and
+    `packed`, the `Rows`. `share`: a beginning that all rows have goes in once; no row's loss is taken within it.
+    """
+    ids, labels, real = batch["input_ids"], batch["labels"], batch["attention_mask"].bool()
+    shared = _beginning(ids, labels, real) if share else 0
+    own = real.clone()
+    own[1:, :shared] = False
+    row, column = own.nonzero(as_tuple=True)
+    places = torch.arange(len(row), device=ids.device)
+    grid = torch.zeros_like(ids)
+    grid[row, column] = places
+    grid[:, :shared] = places[:shared]
+    width = ids.shape[1]
+    mask = torch.full((width, width), torch.finfo(torch.bfloat16).min, dtype=torch.bfloat16, device=ids.device)
+    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    return {
+        "input_ids": ids[own][None],
+        "position_ids": column[None],
+        "targets": following[own][None],
+        "packed": Rows(grid, row, column, own, mask.triu(1)[None, None], shared),
+    }
+
+
+def _beginning(ids: torch.Tensor, labels: torch.Tensor, real: torch.Tensor) -> int:
+    """Tokens that all rows begin with, short of the last one before a loss is taken, and of any row's last one."""
+    learnt = (labels[:, 1:] != IGNORED).any(0)  # whether the token before predicts something in any row
+    first = int((~learnt).cumprod(0).sum())
+    limit = min(first, int(real.sum(1).min()) - 1)
+    same = (ids[:, :limit] == ids[:1, :limit]).all(0)
+    found = int(same.cumprod(0).sum())
+    return found if found >= SHARED else 0
+
+
+def widest(config: Any) -> int:
+    """Tokens of the widest row whose attention is plain causal attention: none where layers are of another kind."""
+    config = config.get_text_config()
+    if set(getattr(config, "layer_types", None) or ()) - ATTENTIONS:
+        return 0
+    found = [getattr(config, name, None) for name in WINDOWS]
+    return min((window for window in found if isinstance(window, int)), default=sys.maxsize)
+
+
+def eager_of(model: Any) -> Callable[..., Any] | None:
+    """The plain attention that the model's own module has for transformers' attention interface, if it has just one."""
+    modules = {type(part).__module__ for part in model.modules()}
+    found = {getattr(sys.modules.get(name), "eager_attention_forward", None) for name in modules} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def unfit(model: Any) -> str:
+    """Why this model's rows can't be packed, as far as can be told without trying; empty where they can."""
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return "learnt embeddings stand before each"
+    if eager_of(model) is None or widest(model.config) < max(map(len, PROBE)):
+        return "the attention of this model is of a kind of its own"
+    return ""
+
+
+def shares(model: Any) -> bool:
+    """Whether rows may share what they begin with: with dropout each has its own of it."""
+    return not any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
+
+
+@contextmanager
+def packed_attention(model: Any) -> Iterator[None]:
+    """Inside this block, forward and backward, the model's attention, eager or another, is that of packed batches."""
+    config, eager = model.config, eager_of(model)
+    assert eager is not None
+    before = config._attn_implementation
+    name = f"packed_{before}_{eager.__module__.rpartition('.')[2]}"
+    if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        inner = eager if before == "eager" else ALL_ATTENTION_FUNCTIONS[before]
+        ALL_ATTENTION_FUNCTIONS.register(name, _packed(inner, masked=before == "eager"))
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def beginning(examples: Sequence[Example]) -> int:
+    """Tokens that all these examples begin with, and that are shared where they are packed together."""
+    limit = min((min(example.learn_from, len(example)) - 1 for example in examples), default=0)
+    first = examples[0].input_ids[: max(limit, 0)] if examples else ()
+    for example in examples:
+        same = (own == other for own, other in zip(first, example.input_ids, strict=False))
+        first = first[: sum(takewhile(bool, same))]
+    return len(first) if len(first) >= SHARED else 0
+
+
+def _packed(inner: Callable[..., Any], *, masked: bool) -> Callable[..., Any]:
+    def attention(
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        _mask: Any,
+        packed: Rows,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Query, key and value [1, heads, tokens, size]; returns [1, tokens, heads, size]."""
+        rows = [_Spread.apply(x, packed) for x in (query, key, value)]  # type: ignore[no-untyped-call]
+        found, _ = inner(module, *rows, packed.mask.to(query.dtype) if masked else None, **kwargs)
+        return _Collect.apply(found, packed), None  # type: ignore[no-untyped-call]
+
+    return attention
+
+
+class _Spread(torch.autograd.Function):
+    """[1, heads, tokens, size] to [rows, heads, width, size]; what comes back to a shared token is added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, packed: Rows) -> torch.Tensor:
+        ctx.save_for_backward(packed.row, packed.column)
+        ctx.shared = packed.shared
+        return x[0].transpose(0, 1)[packed.grid].transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        row, column = ctx.saved_tensors
+        shared, by_place = ctx.shared, gradient.transpose(1, 2)
+        found = by_place[row[shared:], column[shared:]]
+        if shared:
+            found = torch.cat([by_place[:, :shared].sum(0), found])
+        return found.transpose(0, 1)[None], None
+
+
+class _Collect(torch.autograd.Function):
+    """[rows, width, heads, size] to [1, tokens, heads, size]: each token's from the place that owns it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, packed: Rows) -> torch.Tensor:
+        ctx.save_for_backward(packed.grid, packed.owned)
+        return x[packed.row, packed.column][None]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        grid, owned = ctx.saved_tensors
+        return gradient[0][grid] * owned[:, :, None, None], None

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import BloomConfig, BloomForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from families import CONFIGS, gradients, make
+from residency import packing
+from residency.batches import collate
+from residency.loss import summed_loss, token_losses
+from residency.packing import Packing, beginning, pack
+from residency.prompts import Example
+
+OPENING = (7, 8, 9, 11)
+EXAMPLES = [
+    Example((*OPENING, *range(20, 34)), 7),
+    Example((*OPENING, *range(60, 69)), 6),
+    Example((*OPENING, 5, 6), 5),
+]
+TEXTS = [Example(example.input_ids, 0) for example in EXAMPLES]  # learnt from their first token on
+
+
+def silent(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def both(model: Any, examples: list[Example], smoothing: float = 0.0) -> tuple[Any, Any, dict[str, Any]]:
+    """Loss and gradients of the padded batch, then of the packed one, and that one itself."""
+    batch = collate(examples, 0)
+    plain = token_losses(model, batch, smoothing)[0].sum()
+    wanted = plain, gradients(model, plain)
+    with Packing(model, silent).on(batch) as packed:
+        loss = summed_loss(model, packed, smoothing)
+        found = loss, gradients(model, loss)
+    return wanted, found, packed
+
+
+def assert_same(wanted: Any, found: Any) -> None:
+    assert torch.allclose(wanted[0], found[0], rtol=1e-5)
+    assert wanted[1].keys() == found[1].keys()
+    for name, gradient in wanted[1].items():
+        assert torch.allclose(found[1][name], gradient, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", [name for name in CONFIGS if name not in {"gemma 3", "mistral"}])
+def test_every_family_has_the_loss_and_gradients_of_a_padded_batch(family: str, attention: str) -> None:
+    model = make(family, attention)
+    for examples, shared in ((EXAMPLES, len(OPENING)), (TEXTS, 0)):
+        wanted, found, packed = both(model, examples)
+        assert packed["packed"].shared == shared
+        assert_same(wanted, found)
+    assert model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize("family", ["gemma 3", "mistral"])
+def test_rows_that_a_sliding_window_reaches_over_are_packed_and_wider_ones_are_not(family: str) -> None:
+    model = make(family)
+    model.config.sliding_window = 17
+    for part in model.modules():
+        if getattr(part, "sliding_window", None):
+            part.sliding_window = 17
+    wanted, found, packed = both(model, EXAMPLES[1:])
+    assert "packed" in packed
+    assert_same(wanted, found)
+    wanted, found, packed = both(model, EXAMPLES)  # 18 tokens
+    assert "packed" not in packed
+    assert_same(wanted, found)
+
+
+def test_labels_are_smoothed_as_in_a_padded_batch() -> None:
+    wanted, found, _ = both(make("llama"), EXAMPLES, smoothing=0.1)
+    assert_same(wanted, found)
+
+
+def test_adapters_learn_from_packed_rows() -> None:
+    model = get_peft_model(make("llama"), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).train()
+    wanted, found, packed = both(model, EXAMPLES)
+    assert packed["packed"].shared == len(OPENING)
+    assert_same(wanted, found)
+
+
+def test_a_step_that_is_recomputed_in_the_backward_pass_sees_the_same_rows() -> None:
+    model = make("llama")
+    model.gradient_checkpointing_enable()
+    wanted, found, _ = both(model, EXAMPLES)
+    assert_same(wanted, found)
+
+
+def test_rows_lie_end_to_end_and_what_they_begin_with_lies_there_once() -> None:
+    batch = collate([Example((7, 8, 9, 1, 2, 3), 4), Example((7, 8, 9, 4, 5), 4)], 0)
+    packed = pack(batch, share=True)
+    assert packed["input_ids"].tolist() == [[7, 8, 9, 1, 2, 3, 4, 5]]
+    assert packed["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 3, 4]]
+    assert packed["targets"].tolist() == [[-100, -100, -100, 2, 3, -100, 5, -100]]
+    rows = packed["packed"]
+    assert rows.grid.tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 6, 7, 0]]
+    assert (rows.row.tolist(), rows.column.tolist()) == ([0] * 6 + [1] * 2, [0, 1, 2, 3, 4, 5, 3, 4])
+    apart = pack(batch, share=False)
+    assert apart["input_ids"].tolist() == [[7, 8, 9, 1, 2, 3, 7, 8, 9, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("examples", "shared"),
+    [
+        ([Example((1, 2, 3, 4), 3), Example((1, 2, 3, 4), 3)], 2),  # place 2 predicts what is learnt, in both rows
+        ([Example((1, 2, 3, 4), 3), Example((1, 2, 3, 4), 2)], 0),  # place 1 does, and one token is not worth it
+        ([Example((1, 2, 3, 4, 5), 4), Example((1, 2, 3), 3)], 2),  # nothing is learnt of the other: its last stays
+        ([Example((1, 2, 3, 4), 3), Example((9, 2, 3, 4), 3)], 0),
+        ([Example((1,), 1), Example((1,), 1)], 0),
+    ],
+)
+def test_no_token_that_predicts_anything_is_shared(examples: list[Example], shared: int) -> None:
+    assert pack(collate(examples, 0), share=True)["packed"].shared == shared
+
+
+def test_what_all_examples_begin_with_is_found_without_a_batch() -> None:
+    assert beginning(EXAMPLES) == pack(collate(EXAMPLES, 0), share=True)["packed"].shared == len(OPENING)
+    assert beginning(TEXTS) == beginning([]) == beginning([Example((1,), 1)]) == 0
+
+
+def test_one_row_alone_goes_through_as_it_is() -> None:
+    batch = collate(EXAMPLES[:1], 0)
+    with Packing(make("llama"), silent).on(batch) as found:
+        assert found is batch
+
+
+def test_with_dropout_each_row_has_a_beginning_of_its_own() -> None:
+    model = get_peft_model(make("llama"), LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.5)).train()
+    with Packing(model, silent).on(collate(EXAMPLES, 0)) as packed:
+        assert packed["packed"].shared == 0
+    assert model.training
+
+
+def bloom() -> Any:
+    return BloomForCausalLM(BloomConfig(vocab_size=384, hidden_size=32, n_layer=2, n_head=4))
+
+
+def prompt_tuned() -> Any:
+    return get_peft_model(make("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+
+
+@pytest.mark.parametrize(("made", "reason"), [(bloom, "of a kind of its own"), (prompt_tuned, "learnt embeddings")])
+def test_what_cannot_be_packed_is_padded_and_that_is_said_once(made: Callable[[], Any], reason: str) -> None:
+    model, said = made(), list[str]()
+    packer, batch = Packing(model, said.append), collate(EXAMPLES, 0)
+    for _ in range(2):
+        with packer.on(batch) as found:
+            assert found is batch
+    assert len(said) == 1
+    assert reason in said[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("wrong", "nats away"), ("broken", "Rows are padded and not packed: no")]
+)
+def test_a_model_that_takes_packed_rows_for_something_else_gets_padded_ones(
+    fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(_inner: Any, *, masked: bool) -> Any:
+        def attention(_module: Any, query: Any, *_: Any, **__: Any) -> Any:
+            if fault == "broken":
+                raise RuntimeError("no\nand more")
+            return query.transpose(1, 2), None
+
+        return attention
+
+    monkeypatch.setattr(packing, "_packed", faulty)
+    monkeypatch.setattr(ALL_ATTENTION_FUNCTIONS, "valid_keys", list)
+    model, said = make("llama"), list[str]()
+    name, known = "packed_eager_modeling_llama", type(ALL_ATTENTION_FUNCTIONS)._global_mapping
+    before = known.get(name)
+    try:
+        batch = collate(EXAMPLES, 0)
+        with Packing(model, said.append).on(batch) as found:
+            assert found is batch
+    finally:
+        known.pop(name, None)
+        if before:
+            known[name] = before
+    assert reason in said[0]
+    assert model.config._attn_implementation == "eager"
