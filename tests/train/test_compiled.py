@@ -15,6 +15,7 @@ from residency import environment, pipeline
 from residency.batches import collate
 from residency.errors import Interrupted
 from residency.loss import summed_loss, token_losses
+from residency.packing import Packing
 from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
@@ -29,6 +30,11 @@ needs_compiler = pytest.mark.skipif(not environment.compiler(), reason="no C++ c
 def told(model: Any) -> tuple[CompiledLayers, list[str]]:
     said: list[str] = []
     return CompiledLayers(model, said.append), said
+
+
+def packed_loss_of(layers: CompiledLayers, batch: dict[str, Any]) -> torch.Tensor:
+    with Packing(layers.model, pytest.fail).on(batch) as packed, layers.on(packed):
+        return summed_loss(layers.model, packed)
 
 
 def loss_of(layers: CompiledLayers, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -65,6 +71,26 @@ def test_the_layers_are_themselves_again_outside_and_gradients_that_were_there_s
     assert all(layer._compiled_call_impl is None for layer in repeated(model))
     assert all(torch.equal(p.grad, before[name]) for name, p in model.named_parameters())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@needs_compiler
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt-neox", marks=pytest.mark.slow)])
+def test_packed_rows_go_through_one_piece_whatever_their_number_and_width(family: str) -> None:
+    model = make(family)
+    layers, said = told(model)
+    torch._dynamo.utils.counters.clear()
+    for rows, width in ((3, 12), (2, 30), (5, 17)):
+        examples = [Example((1, 2, 3, 4, *range(20 + row, 20 + row + width - row)), 6) for row in range(rows)]
+        batch = collate(examples, 0)
+        loss = packed_loss_of(layers, batch)
+        own = gradients(model, loss)
+        expected = token_losses(model, batch)[0].sum()
+        wanted = gradients(model, expected)
+        assert torch.allclose(loss, expected, rtol=1e-5)
+        for name, gradient in wanted.items():
+            assert torch.allclose(own[name], gradient, rtol=1e-3, atol=1e-5), name
+    assert not said
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @needs_compiler
@@ -121,8 +147,8 @@ def test_each_kind_of_batch_is_shown_one_of_a_fixed_shape_first(monkeypatch: pyt
     layers, _ = told(make("llama"))
     for examples in (EXAMPLES, EXAMPLES[:2], EXAMPLES[:1], EXAMPLES[1:]):
         loss_of(layers, collate(examples, 0))
-    several, alone, first = (compiled.ROWS, compiled.WIDTH), (1, compiled.WIDTH), (3, 20)
-    assert shapes == [several, first, first, alone]  # the first batch itself through compiled and plain layers
+    several, alone = (compiled.ROWS, compiled.WIDTH), (1, compiled.WIDTH)
+    assert shapes == [several, several, alone, alone]  # through compiled and plain layers
 
 
 @needs_compiler

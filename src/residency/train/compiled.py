@@ -6,7 +6,7 @@ model stays transformers' own: what is compiled is the call of a layer, and only
 A piece is compiled for rows and widths of any number. What a compiler makes of it may still depend on the shape that it
 saw first, and a training that was stopped sees another one first. So each kind of batch is shown a batch of a fixed
 shape before anything of it is learnt: the pieces, and with them the bits, are the same however often it was stopped.
-The first batch that is learnt from also goes through the plain layers; where the two don't agree, the plain ones it is.
+That batch also goes through the plain layers; where the two don't agree, the plain ones it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -26,8 +26,10 @@ from residency.packing import pack
 from residency.train.stopping import is_memory
 
 ROWS, WIDTH = 5, 40  # of the batch of a fixed shape; two numbers, so that no piece is made for squares
-# Largest relative differences of loss and gradient norm on the first batch.
+BEGINNING = 8  # tokens that its rows begin with
+# Largest relative differences of loss and gradient norm on the batch of a fixed shape.
 AGREE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 0.1)}
+CUSTOM = "autograd_cache_allow_custom_autograd_functions"
 Kind = tuple[str, bool, bool]
 
 
@@ -59,7 +61,7 @@ class CompiledLayers:
         kind = self._kind(batch)
         if self.pieces and kind not in self.ready:
             started = time.perf_counter()
-            self._prepare(kind, batch)
+            self._prepare(_fixed(kind, batch["input_ids"].flatten()))
             self.ready.add(kind)
             self.seconds += time.perf_counter() - started
         with self._in_place():
@@ -71,7 +73,7 @@ class CompiledLayers:
         for layer, piece in self.pieces:
             layer._compiled_call_impl = piece
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _settings():
                 warnings.filterwarnings("ignore", module="torch")  # what torch.compile tells its developers
                 yield
         finally:
@@ -93,17 +95,16 @@ class CompiledLayers:
             return attention, False, batch["packed"].shared > 0
         return attention, len(batch["input_ids"]) == 1, attention == "eager" or not bool(batch["attention_mask"].all())
 
-    def _prepare(self, kind: Kind, batch: dict[str, Any]) -> None:
+    def _prepare(self, batch: dict[str, Any]) -> None:
         try:
             with self._in_place():
-                self._go(_fixed(kind, batch["input_ids"].device))
-                found = None if self.ready else self._go(batch)
+                found = self._go(batch)
         except Exception as error:  # whatever a compiler says, training goes on without it
             if is_memory(error):
                 raise
             self._plain((str(error).strip() or type(error).__name__).splitlines()[0][:200])
             return
-        if found is not None and self._repeatable():
+        if self._repeatable():
             self._compare(self._go(batch), found)
 
     def _compare(self, plain: tuple[float, float], found: tuple[float, float]) -> None:
@@ -135,6 +136,20 @@ class CompiledLayers:
         self.say(f"Layers are not compiled: {reason}")
 
 
+@contextmanager
+def _settings() -> Iterator[None]:
+    """What makes torch.compile's start short: see docs/performance.md.
+
+    A layer's numbers (the scale of its attention) are constants, or it is gone through twice to find that out; and a
+    piece with a gradient of its own (`residency.packing`) is kept in the cache, whose key holds the code of both ways.
+    """
+    with ExitStack() as stack:
+        for config, name in ((torch._dynamo.config, "specialize_float"), (torch._functorch.config, CUSTOM)):
+            if hasattr(config, name):  # they are not promised to stay
+                stack.enter_context(config.patch({name: True}))
+        yield
+
+
 def repeated(model: Any) -> list[torch.nn.Module]:
     """The layers that a model repeats, by what transformers says must stay on one device; none where it doesn't."""
     names = set(getattr(model, "_no_split_modules", None) or ())
@@ -145,14 +160,16 @@ def repeated(model: Any) -> list[torch.nn.Module]:
     return found
 
 
-def _fixed(kind: Kind, device: torch.device) -> dict[str, Any]:
+def _fixed(kind: Kind, text: torch.Tensor) -> dict[str, Any]:
+    """A batch of that kind; its tokens are from `text`, since rounding goes far on what no model has ever seen."""
     attention, alone, padded = kind
-    ids = torch.arange(WIDTH, device=device).repeat(1 if alone else ROWS, 1)
+    size = WIDTH * (1 if alone else ROWS)
+    ids = text.repeat(-(-size // len(text)))[:size].reshape(-1, WIDTH)
     mask, labels = torch.ones_like(ids), ids.clone()
     if padded and not alone:
         mask[1:, -3:], labels[1:, -3:] = 0, -100
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     if not attention.startswith("packed_"):
         return batch
-    labels[:, :9] = -100
+    ids[:, :BEGINNING], labels[:, : BEGINNING + 1] = ids[0, :BEGINNING], -100
     return pack(batch, share=padded)
