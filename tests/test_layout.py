@@ -49,7 +49,7 @@ ALLOWED = {
     "batches": {"prompts"},
     "gradients": set(),
     "loss": {"batches", "gradients"},
-    "packing": {"batches", "loss", "prompts"},
+    "packing": {"batches", "prompts"},
     "virtual": set(),
     "languages": set(),
     "guard": {"errors", "recipe"},

@@ -13,8 +13,9 @@ from families import CONFIGS, gradients, make
 from residency import packing
 from residency.batches import collate
 from residency.loss import summed_loss, token_losses
-from residency.packing import Packing, beginning, pack
+from residency.packing import beginning, pack
 from residency.prompts import Example
+from residency.train.packed import Packing
 
 OPENING = (7, 8, 9, 11)
 EXAMPLES = [

@@ -76,18 +76,18 @@ def gradient(trainer: ResidencyTrainer) -> tuple[float, torch.Tensor]:
     return loss, torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()])
 
 
-def short_of_memory(trainer: ResidencyTrainer, rows: int, error: Exception, late: bool) -> None:
-    """From so many rows on a micro-batch finds no memory, in its backward pass where `late`."""
+def short_of_memory(trainer: ResidencyTrainer, tokens: int, error: Exception, late: bool) -> None:
+    """From so many tokens on a micro-batch finds no memory, in its backward pass where `late`."""
 
     def fail(*_: Any) -> None:
         raise error
 
     def look(_module: Any, _arguments: Any, inputs: dict[str, Any], _output: Any) -> None:
-        if len(inputs["input_ids"]) >= rows:
+        if inputs["input_ids"].numel() >= tokens:
             fail()
 
     def look_back(_module: Any, inputs: tuple[torch.Tensor], _output: Any) -> None:
-        if len(inputs[0]) >= rows and inputs[0].requires_grad:
+        if inputs[0].shape[:-1].numel() >= tokens and inputs[0].requires_grad:
             inputs[0].register_hook(fail)
 
     if late:
@@ -105,7 +105,7 @@ def test_a_step_that_finds_too_little_memory_goes_on_in_smaller_parts(
     loss, expected = gradient(trainer_of(llama_folder, tmp_path)[0])
     trainer, said = trainer_of(llama_folder, tmp_path)
     assert max(len(batch["labels"]) for batch in trainer.data_collator(EXAMPLES)["micro_batches"]) == 5
-    short_of_memory(trainer, 3, error, late)
+    short_of_memory(trainer, 60, error, late)
     found, own = gradient(trainer)
     assert found == pytest.approx(loss, rel=1e-6)
     assert torch.linalg.norm(own - expected) / torch.linalg.norm(expected) < 1e-6
@@ -128,7 +128,7 @@ def test_an_example_that_does_not_fit_alone_is_one_line(llama_folder: Path, tmp_
 
 def test_other_errors_of_a_step_are_no_shortage(llama_folder: Path, tmp_path: Path) -> None:
     trainer, said = trainer_of(llama_folder, tmp_path)
-    short_of_memory(trainer, 3, RuntimeError("size mismatch"), late=False)
+    short_of_memory(trainer, 60, RuntimeError("size mismatch"), late=False)
     with pytest.raises(RuntimeError, match="size mismatch"):
         gradient(trainer)
     assert said == []

@@ -15,12 +15,12 @@ from residency import environment, pipeline
 from residency.batches import collate
 from residency.errors import Interrupted
 from residency.loss import summed_loss, token_losses
-from residency.packing import Packing
 from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
 from residency.train import compiled
 from residency.train.compiled import CompiledLayers, repeated
+from residency.train.packed import Packing
 from residency.workspace import Run, sha256
 
 EXAMPLES = [Example(tuple(range(5, 25)), 8), Example(tuple(range(40, 52)), 3), Example((9, 8, 7), 0)]

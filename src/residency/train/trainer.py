@@ -15,12 +15,12 @@ from residency import environment, ranks
 from residency.batches import IGNORED, collate, cut
 from residency.gradients import added_in_place
 from residency.loss import summed_loss
-from residency.packing import Packing
 from residency.prompts import Example
 from residency.train.best import Judge
 from residency.train.checkpoints import CommittedCheckpoints
 from residency.train.compiled import CompiledLayers
 from residency.train.optimizers import muon as muon_for
+from residency.train.packed import Packing
 from residency.train.steps import EpochSampler, StepCollator, nothing_of
 from residency.train.stopping import is_memory, refuse_one_each
 

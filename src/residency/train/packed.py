@@ -1,0 +1,78 @@
+"""Whether a model's micro-batches are packed (`residency.packing`): found out on short rows, and said where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from residency.batches import collate
+from residency.loss import token_losses
+from residency.packing import pack, packed_attention, shares, unfit, widest
+from residency.prompts import Example
+from residency.train.stopping import is_memory
+
+AGREE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # nats a token between packed and padded
+PROBE = (Example(tuple(range(3, 20)), 9), Example((*range(3, 10), 11, 4, 8, 6), 8), Example((*range(3, 10), 5, 7), 8))
+
+
+class Packing:
+    """The packing of micro-batches for one model: tried on a probe when the first comes, and left where it fails.
+
+    `say` hears once why nothing is packed, where that is so.
+    """
+
+    def __init__(self, model: Any, say: Callable[[str], None]) -> None:
+        self.model, self.say = model, say
+        self.widest = widest(model.config)
+        self.tried = self.works = False
+
+    @contextmanager
+    def on(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The batch as it goes through the model inside this block, packed where that works."""
+        if len(batch["input_ids"]) == 1 or batch["input_ids"].shape[1] > self.widest:
+            yield batch
+            return
+        if not self.tried:
+            self.works, self.tried = self._try(), True
+        if not self.works:
+            yield batch
+            return
+        with packed_attention(self.model):
+            yield pack(batch, share=shares(self.model))
+
+    def _try(self) -> bool:
+        """Whether each token of a few short rows has the loss, packed, that it has in a padded batch."""
+        if reason := unfit(self.model):
+            self.say(f"Rows are padded and not packed: {reason}")
+            return False
+        try:
+            apart = self._apart()
+        except Exception as error:  # whatever a model says of what it has never seen, it is trained as it always was
+            if is_memory(error):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            self.say(f"Rows are padded and not packed: {reason}")
+            return False
+        dtype = next(iter(self.model.parameters())).dtype
+        if not apart <= AGREE.get(dtype, AGREE[torch.float32]):
+            self.say(f"Rows are padded and not packed: packed, a token's loss is {apart:.2g} nats away")
+            return False
+        return True
+
+    def _apart(self) -> float:
+        """Largest difference of a token's loss, in nats."""
+        device = next(iter(self.model.parameters())).device
+        batch = {name: tensor.to(device) for name, tensor in collate(PROBE, 0).items()}
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                padded = token_losses(self.model, batch)[0]
+                with packed_attention(self.model):
+                    packed = token_losses(self.model, pack(batch, share=True))[0]
+        finally:
+            self.model.train(training)
+        return float((padded - packed).abs().max())
