@@ -5,7 +5,8 @@
     python benchmarks/train_steps.py --profile compiled:2048       also where a step's time goes
 
 A way is what is done and how many tokens go through at once: `plain` (head and cross-entropy apart), `fused` (both in
-one, the logits in pieces), `compiled` (fused, the layers by torch.compile). Each is a model of its own in memory. The
+one, the logits in pieces), `compiled` (fused, the layers by torch.compile), `packed` (compiled, rows end to end),
+`in-place` (packed, gradients of embeddings and head added where they are). Each is a model of its own in memory. The
 optimizer and the clipping are the same. Ratios are to the first way, step by step.
 """
 
@@ -16,6 +17,7 @@ import datetime
 import statistics
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,17 @@ import torch
 from residency import environment, models, pipeline
 from residency.batches import collate, cut
 from residency.forecast.speed import matrix_product_speed
+from residency.gradients import added_in_place
 from residency.loss import summed_loss, token_losses
 from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.train.compiled import CompiledLayers
+from residency.train.packed import Packing
 from residency.train.setup import Setup, build_model, examples_of, setup_of
 from residency.train.trainer import SHORT
 from residency.workspace import Run
 
+WAYS = ("plain", "fused", "compiled", "packed", "in-place")  # each has what those before it have
 WARM = 2  # steps before the measured ones
 
 
@@ -44,7 +49,9 @@ class Way:
         self.model = build_model(recipe, setup, Silent()).train()
         self.learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.learning, lr=1e-4, fused=True)
-        self.layers = CompiledLayers(self.model, print, bf16=self.bf16) if kind == "compiled" else None
+        self.compiles, self.packs, self.adds = (WAYS.index(kind) >= place for place in (2, 3, 4))
+        self.layers = CompiledLayers(self.model, print, bf16=self.bf16) if self.compiles else None
+        self.packing = Packing(self.model, print, bf16=self.bf16) if self.packs else None
         self.speeds: list[float] = []
         self.losses: list[float] = []
 
@@ -55,9 +62,11 @@ class Way:
         for places in cut([len(example) for example in examples], self.tokens):
             batch = collate([examples[place] for place in places], 0)
             self.model.config._attn_implementation = "eager" if batch["input_ids"].shape[1] < SHORT else "sdpa"
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-                loss = self.loss(batch) / total
-            loss.backward()
+            packed = self.packing.on(batch) if self.packing else nullcontext(batch)
+            with packed as rows, added_in_place(self.model) if self.adds else nullcontext():
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                    loss = self.loss(rows) / total
+                loss.backward()
             summed += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.learning, 1.0)
         self.optimizer.step()
@@ -65,7 +74,7 @@ class Way:
         self.speeds.append(sum(map(len, examples)) / (time.perf_counter() - started))
         self.losses.append(summed)
 
-    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(self, batch: dict[str, Any]) -> torch.Tensor:
         """Summed over the batch's answer tokens."""
         if self.kind == "plain":
             return token_losses(self.model, batch)[0].sum()

@@ -13,7 +13,7 @@ from families import CONFIGS, gradients, make
 from residency import packing
 from residency.batches import collate
 from residency.loss import summed_loss, token_losses
-from residency.packing import beginning, pack
+from residency.packing import beginning, drops, pack
 from residency.prompts import Example
 from residency.train.packed import Packing
 
@@ -136,6 +136,13 @@ def test_with_dropout_each_row_has_a_beginning_of_its_own() -> None:
     with Packing(model, silent).on(collate(EXAMPLES, 0)) as packed:
         assert packed["packed"].shared == 0
     assert model.training
+
+
+def test_dropout_inside_attention_is_dropout_too() -> None:
+    model = make("llama")
+    assert not drops(model)
+    model.config.attention_dropout = 0.1
+    assert drops(model)
 
 
 def bloom() -> Any:

@@ -23,6 +23,7 @@ from residency.prompts import Example
 NARROW = 17  # tokens that a layer must look back at least: those of the longest row that packing is tried on
 SHARED = 2  # tokens of a beginning that is worth sharing, at least
 WINDOWS = ("sliding_window", "attention_chunk_size")  # where a configuration says how far a layer looks back
+DROPOUTS = ("attention_dropout", "attn_dropout")  # what a configuration calls that which is no module
 ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}  # of the kinds of layers, those that fit
 
 
@@ -103,9 +104,11 @@ def unfit(model: Any) -> str:
     return ""
 
 
-def shares(model: Any) -> bool:
-    """Whether rows may share what they begin with: with dropout each has its own of it."""
-    return not any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
+def drops(model: Any) -> bool:
+    """Whether training drops anything at random: then each row has what they begin with to itself."""
+    config = model.config.get_text_config()
+    in_attention = any((getattr(config, name, None) or 0) > 0 for name in DROPOUTS)
+    return in_attention or any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
 
 
 @contextmanager

@@ -41,6 +41,7 @@ def step(limited):
     trainer = ResidencyTrainer(
         model=model, args=TrainingArguments(output_dir=sys.argv[1], use_cpu=True, report_to="none", max_steps=1),
         train_dataset=examples, validation=[], pad_id=0, tokens_per_batch=16 * 240, tell=said.append,
+        packs=True,
     )
     batch = trainer.data_collator(examples)
     model.zero_grad()
@@ -66,6 +67,7 @@ def trainer_of(folder: Path, tmp_path: Path, tokens_per_batch: int = 240) -> tup
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager"),
         args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1),
         train_dataset=EXAMPLES, validation=[], pad_id=0, tokens_per_batch=tokens_per_batch, tell=said.append,
+        packs=True,
     )  # fmt: skip
     return trainer, said
 

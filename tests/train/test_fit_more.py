@@ -18,6 +18,7 @@ from residency.progress import Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
 from residency.train import fit
+from residency.train.results import finished
 from residency.workspace import Run
 
 SAME = ("step", "epoch", "loss", "validation_loss", "learning_rate", "grad_norm", "answer_tokens", "total_tokens")
@@ -238,6 +239,16 @@ def test_each_row_of_the_metrics_has_its_numbers(small_recipe: dict[str, Any], t
     for key in ("step", "epoch", "seconds", "total_tokens", "answer_tokens"):
         assert column(run, key) == sorted(column(run, key))
     assert column(run, "epoch")[-1] == 2
+
+
+def test_the_report_of_a_version_that_padded_every_batch_is_read(small_recipe: dict[str, Any], tmp_path: Path) -> None:
+    run = trained(small_recipe, tmp_path)
+    found = report(run)
+    del found["passed_share"]
+    run.write_json("train.json", found | {"padding_share": 0.2})
+    again = finished(run)
+    assert again is not None
+    assert again.passed_share == 1.25
 
 
 def test_train_json_counts_what_went_through_the_model(small_recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -41,6 +41,23 @@ def test_the_outline_of_a_model_counts_as_the_model_itself(small_recipe: dict[st
     assert job.work.training(job.largest[0]) > 0
 
 
+def test_rows_that_are_packed_are_foreseen_so_and_those_with_noise_of_their_own_are_padded(
+    small_recipe: dict[str, Any],
+) -> None:
+    found = {}
+    for noise in (0, 5):
+        recipe = recipe_with(small_recipe, {"method": "full", "neftune": noise})
+        setup = setup_of(recipe, [*map(len, EXAMPLES)])
+        found[setup.packs] = job_of(recipe, setup, EXAMPLES, EXAMPLES[:4])
+    packed, padded = found[True], found[False]
+    assert (packed.beginning, padded.beginning) == (19, None)  # all begin with the same, and place 19 predicts
+    for own, other in zip(packed.batches[0], padded.batches[0], strict=True):
+        assert own.packed == own.tokens < other.tokens
+        assert (own.rows, own.width, own.learnt) == (other.rows, other.width, other.learnt)
+    assert packed.flops()[0] < padded.flops()[0]
+    assert packed.largest[1].peak < padded.largest[1].peak
+
+
 def test_frozen_layers_cost_no_backward_pass(small_recipe: dict[str, Any]) -> None:
     flops = {}
     for method in ("full", "freeze"):

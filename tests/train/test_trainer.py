@@ -27,6 +27,7 @@ def step(folder: Path, tokens_per_batch: int, tmp_path: Path) -> tuple[float, di
         validation=[],
         pad_id=0,
         tokens_per_batch=tokens_per_batch,
+        packs=True,
     )
     loss = trainer.training_step(trainer.model, trainer.data_collator(EXAMPLES))
     return float(loss), {name: parameter.grad for name, parameter in model.named_parameters()}

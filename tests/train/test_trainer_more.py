@@ -25,6 +25,7 @@ def trainer_of(model: Any, folder: Path, tokens_per_batch: int, examples: list[E
         validation=examples,
         pad_id=0,
         tokens_per_batch=tokens_per_batch,
+        packs=True,
     )
 
 

@@ -22,7 +22,7 @@ import torch
 
 from residency import environment, models
 from residency.loss import summed_loss
-from residency.packing import pack
+from residency.packing import drops, pack
 from residency.train.stopping import is_memory
 
 ROWS, WIDTH = 5, 40  # of the batch of a fixed shape; two numbers, so that no piece is made for squares
@@ -104,7 +104,7 @@ class CompiledLayers:
                 raise
             self._plain((str(error).strip() or type(error).__name__).splitlines()[0][:200])
             return
-        if self._repeatable():
+        if not drops(self.model):
             self._compare(self._go(batch), found)
 
     def _compare(self, plain: tuple[float, float], found: tuple[float, float]) -> None:
@@ -127,9 +127,6 @@ class CompiledLayers:
         finally:
             for parameter, gradient in zip(learning, kept, strict=True):
                 parameter.grad = gradient
-
-    def _repeatable(self) -> bool:
-        return not any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in self.model.modules())
 
     def _plain(self, reason: str) -> None:
         self.pieces = []

@@ -10,7 +10,7 @@ import torch
 
 from residency.batches import collate
 from residency.loss import token_losses
-from residency.packing import pack, packed_attention, shares, unfit, widest
+from residency.packing import drops, pack, packed_attention, unfit, widest
 from residency.prompts import Example
 from residency.train.stopping import is_memory
 
@@ -24,8 +24,11 @@ class Packing:
     `say` hears once why nothing is packed, where that is so.
     """
 
-    def __init__(self, model: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, model: Any, say: Callable[[str], None], *, bf16: bool = False) -> None:
+        """`bf16`: training steps compute in it, by an autocast that the model's forward pass may hold already."""
         self.model, self.say = model, say
+        dtype = torch.bfloat16 if bf16 else next(iter(model.parameters())).dtype
+        self.bound = AGREE.get(dtype, AGREE[torch.float32])
         self.widest = widest(model.config)
         self.tried = self.works = False
 
@@ -41,7 +44,7 @@ class Packing:
             yield batch
             return
         with packed_attention(self.model):
-            yield pack(batch, share=shares(self.model))
+            yield pack(batch, share=not drops(self.model))
 
     def _try(self) -> bool:
         """Whether each token of a few short rows has the loss, packed, that it has in a padded batch."""
@@ -56,8 +59,7 @@ class Packing:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             self.say(f"Rows are padded and not packed: {reason}")
             return False
-        dtype = next(iter(self.model.parameters())).dtype
-        if not apart <= AGREE.get(dtype, AGREE[torch.float32]):
+        if not apart <= self.bound:
             self.say(f"Rows are padded and not packed: packed, a token's loss is {apart:.2g} nats away")
             return False
         return True

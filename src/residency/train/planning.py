@@ -109,7 +109,6 @@ def job_of(
         file=_file(recipe, config, base),
         packed=section.method == "qlora",
     )
-    whole = setup.device.type == "cpu" and section.objective == "sft" and section.distributed.strategy == "ddp"
     return Job(
         config=config,
         build=lambda smaller, attention: outline.trained(smaller, recipe, setup.precision, attention),
@@ -124,8 +123,8 @@ def job_of(
         attention=_attention(recipe, setup.device.type),
         tokens_per_batch=setup.tokens_per_batch,
         compiled=setup.compiled,
-        beginning=_beginning(model, examples) if whole and not packing.unfit(model) else None,
-        in_place=whole and ranks.world() == 1,
+        beginning=_beginning(model, examples) if setup.packs and not packing.unfit(model) else None,
+        in_place=setup.device.type == "cpu" and section.objective == "sft" and ranks.world() == 1,
         order=tuple(order),
         epoch=tuple(
             tuple(lengths[place] for place in order[start : start + size]) for start in range(0, len(order), size)
@@ -138,7 +137,7 @@ def job_of(
 
 
 def _beginning(model: Any, examples: Sequence[Example]) -> int:
-    return packing.beginning(examples[:SAMPLED]) if packing.shares(model) else 0
+    return packing.beginning(examples[:SAMPLED]) if not packing.drops(model) else 0
 
 
 @lru_cache(maxsize=16)

@@ -79,6 +79,8 @@ def finished(run: Run) -> TrainReport | None:
     if not (run.folder / "train.json").is_file():
         return None
     found = run.read_json("train.json", "train")
+    if "padding_share" in found:  # of a version that padded every batch
+        found["passed_share"] = 1 / (1 - found.pop("padding_share"))
     if ranks.first():
         checkpoints.discard(run.folder / checkpoints.FOLDER)  # a kill may have left them
     diagnosis = [Finding(**finding) for finding in found["diagnosis"]]

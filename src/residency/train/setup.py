@@ -41,11 +41,12 @@ class Setup:
     steps_per_epoch: int
     tokens_per_batch: int
     compiled: bool = False  # the layers, by torch.compile
+    packs: bool = False  # rows laid end to end, where the model allows it
 
     @property
     def going(self) -> dict[str, Any]:
         """How a ResidencyTrainer is to go through a step."""
-        return {"tokens_per_batch": self.tokens_per_batch, "compiles": self.compiled}
+        return {"tokens_per_batch": self.tokens_per_batch, "compiles": self.compiled, "packs": self.packs}
 
 
 def setup_of(recipe: Recipe, lengths: Sequence[int]) -> Setup:
@@ -64,7 +65,17 @@ def setup_of(recipe: Recipe, lengths: Sequence[int]) -> Setup:
         steps_per_epoch=steps_per_epoch,
         tokens_per_batch=tokens_at_once(section, device, compiled=compiled),
         compiled=compiled,
+        packs=packs(section, device),
     )
+
+
+def packs(section: TrainSection, device: torch.device) -> bool:
+    """Whether rows go through end to end: on a CPU, where each process holds the whole model.
+
+    Not with NEFTune: the size of its noise is that of a row.
+    """
+    whole = section.objective == "sft" and section.distributed.strategy == "ddp"
+    return whole and device.type == "cpu" and not section.neftune
 
 
 def tokens_at_once(section: TrainSection, device: torch.device, *, compiled: bool) -> int:
