@@ -19,7 +19,7 @@ PACKED = 0.5 + (1 + 4 / 256) / 64
 # 2.4 in the middle); a GPU's caching allocator rounds and splits its segments.
 FRAGMENTS = {"cpu": 2.3, "cuda": 1.1, "mps": 1.1}
 # The same where layers are compiled on a CPU, over what the plain ones would have alive: they keep less.
-FRAGMENTS_COMPILED = 1.2
+FRAGMENTS_COMPILED = 0.9
 FRAGMENTS_OF_A_PASS = {"cpu": 1.6, "cuda": 1.1, "mps": 1.1}
 KERNELS = 160 * 2**20  # what oneDNN compiles for the shapes of a run
 CONTEXT = 512 * 2**20  # a CUDA context with the kernels that are loaded
