@@ -78,6 +78,7 @@ def test_the_layers_are_themselves_again_outside_and_gradients_that_were_there_s
 def test_packed_rows_go_through_one_piece_whatever_their_number_and_width(family: str) -> None:
     model = make(family)
     layers, said = told(model)
+    torch._dynamo.reset()  # pieces of other tests
     torch._dynamo.utils.counters.clear()
     for rows, width in ((3, 12), (2, 30), (5, 17)):
         examples = [Example((1, 2, 3, 4, *range(20 + row, 20 + row + width - row)), 6) for row in range(rows)]
