@@ -25,8 +25,8 @@ from residency.loss import summed_loss
 from residency.packing import drops, pack
 from residency.train.stopping import is_memory
 
-# Of the batch of a fixed shape: numbers that no model has, or a compiler takes one for the other and makes the piece for
-# that number alone (40 was the size of a small model's heads).
+# Of the batch of a fixed shape: numbers that no model has, or a compiler takes one for the other and makes the piece
+# for that number alone (40 was the size of a small model's heads).
 ROWS, WIDTH = 11, 23
 BEGINNING = 7  # tokens that its rows begin with
 # Largest relative differences of loss and gradient norm on the batch of a fixed shape.
