@@ -190,7 +190,7 @@ def picture(found: list[tuple[Point, dict[str, Any]]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     series = sorted({point.series for point, _ in found})
     figure, axes = pyplot.subplots(2, len(series), figsize=(4 * len(series), 6), layout="constrained", squeeze=False)
@@ -203,6 +203,7 @@ def picture(found: list[tuple[Point, dict[str, Any]]], file: Path) -> None:
                 axes[1, column].plot(places, [one["peak"] / 2**30 for _, one in own], marker="o", label=method)
         for row in (0, 1):
             axes[row, column].set_xscale("log")
+            axes[row, column].xaxis.set_minor_formatter(ticker.NullFormatter())
         axes[0, column].set_yscale("log")
         axes[0, column].set_ylim(bottom=1)
         axes[1, column].set_ylim(bottom=0)
