@@ -38,7 +38,7 @@ def test_every_family_gets_the_gradients_that_autograd_gives(family: str) -> Non
     wanted, found = learnt(model, in_place=False), learnt(model, in_place=True)
     assert wanted.keys() == found.keys()
     for name, gradient in wanted.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-6), name
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-7), name
 
 
 def test_so_it_does_in_bf16() -> None:
@@ -54,7 +54,7 @@ def test_no_gradient_is_left_at_the_padding_token_of_the_embeddings() -> None:
     wanted, found = learnt(model, in_place=False), learnt(model, in_place=True)
     table = next(name for name in wanted if "embed" in name)
     assert not found[table][5].any()
-    assert torch.allclose(found[table], wanted[table], rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found[table], wanted[table], rtol=1e-5, atol=1e-7)
 
 
 def test_autograd_makes_no_gradient_of_a_table_itself() -> None:
@@ -96,7 +96,7 @@ def test_frozen_watched_and_unusual_tables_are_left_to_autograd() -> None:
     unusual = make("llama")
     unusual.get_input_embeddings().scale_grad_by_freq = True
     wanted, found = learnt(unusual, in_place=False), learnt(unusual, in_place=True)
-    assert all(torch.allclose(found[name], gradient, atol=1e-6) for name, gradient in wanted.items())
+    assert all(torch.allclose(found[name], gradient, atol=1e-7) for name, gradient in wanted.items())
 
 
 def test_the_model_is_itself_again_outside() -> None:

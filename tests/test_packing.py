@@ -60,9 +60,11 @@ def test_every_family_has_the_loss_and_gradients_of_a_padded_batch(family: str, 
 
 
 @pytest.mark.parametrize("family", ["gemma 3", "mistral"])
-def test_rows_that_a_sliding_window_reaches_over_are_packed_and_wider_ones_are_not(family: str) -> None:
+def test_rows_that_a_sliding_window_reaches_over_are_packed_and_wider_ones_are_not(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make(family)
-    model.config.sliding_window = 17
+    monkeypatch.setattr(model.config, "sliding_window", 17)
     for part in model.modules():
         if getattr(part, "sliding_window", None):
             part.sliding_window = 17
@@ -138,10 +140,10 @@ def test_with_dropout_each_row_has_a_beginning_of_its_own() -> None:
     assert model.training
 
 
-def test_dropout_inside_attention_is_dropout_too() -> None:
+def test_dropout_inside_attention_is_dropout_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("llama")
     assert not drops(model)
-    model.config.attention_dropout = 0.1
+    monkeypatch.setattr(model.config, "attention_dropout", 0.1)  # all tests have this configuration
     assert drops(model)
 
 
