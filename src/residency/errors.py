@@ -37,3 +37,8 @@ def listed(names: Iterable[str], limit: int = 20) -> str:
     """The names in one line, shortened after `limit` of them."""
     every = list(names)
     return ", ".join(every[:limit]) + (f" and {len(every) - limit} more" if len(every) > limit else "")
+
+
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """The first line of what an error of somebody else's code says, at most `limit` characters, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:limit]

@@ -21,7 +21,7 @@ import pyarrow.parquet
 from residency.data import delimited, frames, privacy
 from residency.data.delimited import LONGEST
 from residency.data.files import PACKINGS, Encoding, File, encoding_of, refuse_bomb, told
-from residency.errors import UserError, listed
+from residency.errors import UserError, listed, reason_of
 
 DEEPEST = 64  # levels of nesting in a JSON value; polars' time grows with their square
 CELL = 16  # bytes of a value in a table, about
@@ -111,9 +111,8 @@ def read(path: Path, options: Options) -> Read:
 
 
 def _unreadable(file: File, error: BaseException) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
     kind = file.suffix[1:] + file.path.suffix.lower() * bool(file.packing)
-    return UserError(f"data.source {file.path}: not a readable {kind} file ({privacy.redacted(reason)})")
+    return UserError(f"data.source {file.path}: not a readable {kind} file ({privacy.redacted(reason_of(error, 160))})")
 
 
 def _refuse_disguise(file: File, head: bytes) -> None:

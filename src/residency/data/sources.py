@@ -18,7 +18,7 @@ from residency import hub
 from residency.data import frames, privacy, readers
 from residency.data.files import File
 from residency.data.readers import FORMATS, Options, Read
-from residency.errors import UserError, listed, nearest
+from residency.errors import UserError, listed, nearest, reason_of
 from residency.recipe import DataSection
 from residency.workspace import sha256
 
@@ -243,8 +243,9 @@ def _given(given: Any, section: DataSection) -> Read:
     except (*frames.UNBUILT, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"{GIVEN}: can't be read as a table ({reason})", "a data frame of rows") from None
+        raise UserError(
+            f"{GIVEN}: can't be read as a table ({reason_of(error, 160)})", "a data frame of rows"
+        ) from None
 
 
 def _from_polars(given: Any, _: DataSection) -> Read:

@@ -22,7 +22,7 @@ from residency import environment, models
 from residency.decoding import chosen
 from residency.decoding.batch import Asked
 from residency.decoding.choosing import Choosing
-from residency.errors import UserError
+from residency.errors import UserError, reason_of
 from residency.prompts import Prompt
 from residency.serve.cores import MEMORY, Desk, Lost, row_bytes
 from residency.serve.settings import Settings
@@ -84,9 +84,8 @@ def load(run: Run, model: Remote, settings: Settings) -> ByVllm:
         with _deaf():
             llm = AsyncLLM.from_engine_args(arguments)
     except Exception as error:  # of any kind; what its own process says of it stands above this line
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         fix = "see what vLLM says above, or leave --engine vllm out"
-        raise UserError(f"--engine vllm: vLLM does not load the model ({reason})", fix=fix) from error
+        raise UserError(f"--engine vllm: vLLM does not load the model ({reason_of(error)})", fix=fix) from error
     return ByVllm(llm, settings.rows, model.prompt.stop_ids, sampling)
 
 

@@ -19,8 +19,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo.config
+import torch._functorch.config
 
 from residency import environment, models
+from residency.errors import reason_of
 from residency.loss import summed_loss
 from residency.packing import drops, pack
 from residency.train.stopping import is_memory
@@ -104,7 +107,7 @@ class CompiledLayers:
         except Exception as error:  # whatever a compiler says, training goes on without it
             if is_memory(error):
                 raise
-            self._plain((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+            self._plain(reason_of(error))
             return
         if not drops(self.model):
             self._compare(self._go(batch), found)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from residency.batches import collate
+from residency.errors import reason_of
 from residency.loss import token_losses
 from residency.packing import drops, pack, packed_attention, unfit, widest
 from residency.prompts import Example
@@ -30,39 +31,39 @@ class Packing:
         dtype = torch.bfloat16 if bf16 else next(iter(model.parameters())).dtype
         self.bound = AGREE.get(dtype, AGREE[torch.float32])
         self.widest = widest(model.config)
-        self.tried = self.works = False
+        self.shares = not drops(model)
+        self.works: bool | None = None  # not tried yet
 
     @contextmanager
     def on(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The batch as it goes through the model inside this block, packed where that works."""
-        if len(batch["input_ids"]) == 1 or batch["input_ids"].shape[1] > self.widest:
+        rows, width = batch["input_ids"].shape
+        if rows == 1 or width > self.widest or not self._tried():
             yield batch
-            return
-        if not self.tried:
-            self.works, self.tried = self._try(), True
-        if not self.works:
-            yield batch
-            return
-        with packed_attention(self.model):
-            yield pack(batch, share=not drops(self.model))
+        else:
+            with packed_attention(self.model):
+                yield pack(batch, share=self.shares)
+
+    def _tried(self) -> bool:
+        if self.works is None:
+            self.works = self._try()
+        return self.works
 
     def _try(self) -> bool:
         """Whether each token of a few short rows has the loss, packed, that it has in a padded batch."""
         if reason := unfit(self.model):
-            self.say(f"Rows are padded and not packed: {reason}")
-            return False
+            return self._padded(reason)
         try:
             apart = self._apart()
         except Exception as error:  # whatever a model says of what it has never seen, it is trained as it always was
             if is_memory(error):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            self.say(f"Rows are padded and not packed: {reason}")
-            return False
-        if not apart <= self.bound:
-            self.say(f"Rows are padded and not packed: packed, a token's loss is {apart:.2g} nats away")
-            return False
-        return True
+            return self._padded(reason_of(error))
+        return apart <= self.bound or self._padded(f"packed, a token's loss is {apart:.2g} nats away")
+
+    def _padded(self, reason: str) -> bool:
+        self.say(f"Rows are padded and not packed: {reason}")
+        return False
 
     def _apart(self) -> float:
         """Largest difference of a token's loss, in nats."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from residency.errors import UserError
+from residency.errors import UserError, reason_of
 from residency.models import forget_quantiser, load_base, quiet_libraries
 from residency.progress import Progress
 from residency.recipe import ModelSection
@@ -25,9 +25,8 @@ def need(field: str, device: torch.device) -> None:
         with quiet_libraries():
             _try(device)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{field}: bitsandbytes can't compute on this machine's {device.type} ({reason})",
+            f"{field}: bitsandbytes can't compute on this machine's {device.type} ({reason_of(error)})",
             fix="use another device or a newer bitsandbytes, or the method lora with the optimizer adamw",
         ) from error
 
