@@ -2,8 +2,9 @@
 
 A padded batch [rows, width] spends work on padding, and as often as it has rows on the prompt's beginning, which the
 template gives to all of them. Laid end to end, each token that has something of its own goes through the layers once.
-Attention alone must know the rows again: its queries, keys and values are spread to [rows, width] before, and its
-outcome is collected after it. Between the two stands the attention that transformers has for the model.
+Attention alone must know the rows again. That of short rows is the model's own eager one: its queries, keys and values
+are spread to [rows, width] before, and its outcome is collected after it. Where SDPA would be taken, as for long rows,
+attention goes through the rows as they lie (`residency.row_attention`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from residency import row_attention
 from residency.batches import IGNORED
 from residency.prompts import Example
 
+BY_ROW = "packed_by_row"  # what transformers knows the attention of `residency.row_attention` by
 NARROW = 17  # tokens that a layer must look back at least: those of the longest row that packing is tried on
 SHARED = 2  # tokens of a beginning that is worth sharing, at least
 WINDOWS = ("sliding_window", "attention_chunk_size")  # where a configuration says how far a layer looks back
@@ -43,30 +46,35 @@ class Rows(NamedTuple):
     shared: int
 
 
-def pack(batch: dict[str, torch.Tensor], *, share: bool) -> dict[str, Any]:
+def pack(batch: dict[str, torch.Tensor], *, share: bool, apart: bool = False) -> dict[str, Any]:
     """A padded batch as `batches.collate` makes it, laid end to end.
 
     Returns input_ids, position_ids and targets (of the next token, -100 where no loss is taken), each [1, tokens], and
     `packed`, the `Rows`. `share`: a beginning that all rows have goes in once; no row's loss is taken within it.
+    `apart`: for attention that goes through the rows as they lie (`goes_apart`), whose `row_attention.Rows` they are.
     """
     ids, labels, real = batch["input_ids"], batch["labels"], batch["attention_mask"].bool()
     shared = _beginning(ids, labels, real) if share else 0
     own = real.clone()
     own[1:, :shared] = False
     row, column = own.nonzero(as_tuple=True)
-    places = torch.arange(len(row), device=ids.device)
-    grid = torch.zeros_like(ids)
-    grid[row, column] = places
-    grid[:, :shared] = places[:shared]
-    width = ids.shape[1]
-    mask = torch.full((width, width), torch.finfo(torch.bfloat16).min, dtype=torch.bfloat16, device=ids.device)
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     return {
         "input_ids": ids[own][None],
         "position_ids": column[None],
         "targets": following[own][None],
-        "packed": Rows(grid, row, column, own, mask.triu(1)[None, None], shared),
+        "packed": row_attention.rows_of(own.sum(1).tolist(), shared) if apart else _grid(own, row, column, shared),
     }
+
+
+def _grid(own: torch.Tensor, row: torch.Tensor, column: torch.Tensor, shared: int) -> Rows:
+    places = torch.arange(len(row), device=own.device)
+    grid = torch.zeros_like(own, dtype=torch.long)
+    grid[row, column] = places
+    grid[:, :shared] = places[:shared]
+    width = own.shape[1]
+    mask = torch.full((width, width), torch.finfo(torch.bfloat16).min, dtype=torch.bfloat16, device=own.device)
+    return Rows(grid, row, column, own, mask.triu(1)[None, None], shared)
 
 
 def _beginning(ids: torch.Tensor, labels: torch.Tensor, real: torch.Tensor) -> int:
@@ -111,16 +119,23 @@ def drops(model: Any) -> bool:
     return in_attention or any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
 
 
+def goes_apart(model: Any) -> bool:
+    """Whether attention goes through packed rows as they lie: where torch's own would be taken."""
+    return bool(model.config._attn_implementation == "sdpa")
+
+
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
-    """Inside this block, forward and backward, the model's attention, eager or another, is that of packed batches."""
+    """Inside this block, forward and backward, the model's attention is that of packed batches."""
     config, eager = model.config, eager_of(model)
     assert eager is not None
     before = config._attn_implementation
-    name = f"packed_{before}_{eager.__module__.rpartition('.')[2]}"
+    if goes_apart(model):
+        name, attention = BY_ROW, row_attention.attention
+    else:
+        name, attention = f"packed_{eager.__module__.rpartition('.')[2]}", _packed(eager)
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
-        inner = eager if before == "eager" else ALL_ATTENTION_FUNCTIONS[before]
-        ALL_ATTENTION_FUNCTIONS.register(name, _packed(inner, masked=before == "eager"))
+        ALL_ATTENTION_FUNCTIONS.register(name, attention)
     config._attn_implementation = name
     try:
         yield
@@ -138,7 +153,7 @@ def beginning(examples: Sequence[Example]) -> int:
     return len(first) if len(first) >= SHARED else 0
 
 
-def _packed(inner: Callable[..., Any], *, masked: bool) -> Callable[..., Any]:
+def _packed(inner: Callable[..., Any]) -> Callable[..., Any]:
     def attention(
         module: Any,
         query: torch.Tensor,
@@ -150,7 +165,7 @@ def _packed(inner: Callable[..., Any], *, masked: bool) -> Callable[..., Any]:
     ) -> tuple[torch.Tensor, None]:
         """Query, key and value [1, heads, tokens, size]; returns [1, tokens, heads, size]."""
         rows = [_Spread.apply(x, packed) for x in (query, key, value)]  # type: ignore[no-untyped-call]
-        found, _ = inner(module, *rows, packed.mask.to(query.dtype) if masked else None, **kwargs)
+        found, _ = inner(module, *rows, packed.mask.to(query.dtype), **kwargs)
         return _Collect.apply(found, packed), None  # type: ignore[no-untyped-call]
 
     return attention

@@ -81,7 +81,7 @@ def test_examples_on_both_sides_of_the_change_of_attention_give_the_loss_of_one_
     )
     loss = trainer.training_step(trainer.model, trainer.data_collator(examples))
     assert loss.item() == pytest.approx(expected, abs=1e-5)
-    assert {"packed_eager_modeling_llama", "sdpa"} <= set(used)  # the longest is alone
+    assert {"packed_modeling_llama", "packed_by_row"} <= set(used)
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 10_000])

@@ -13,6 +13,7 @@ from residency.forecast.memory import Answering, Counts, Memory
 from residency.forecast.trace import Batch, Trace, trace_by_depth
 from residency.forecast.work import Work, fit_work
 from residency.packing import widest
+from residency.row_attention import rows_of
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
 LIKELIHOOD_TOKENS = 2048  # of a batch in which the evaluation takes likelihoods
@@ -33,6 +34,31 @@ class Answers:
     prompts: tuple[int, ...]
     at_once: int
     new_tokens: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Rows laid end to end: a beginning that all share, the widest row that can be packed, and `Job.attention`."""
+
+    shared: int
+    widest: int
+    attention: str
+
+    def of(self, batch: Batch, lengths: Sequence[int]) -> Batch:
+        """A batch with rows of these lengths, as it is packed."""
+        by_row = chosen(self.attention, batch.width) == "sdpa"
+        if batch.width > self.widest or not (batch.rows > 1 or by_row):
+            return batch
+        own = [lengths[0], *(length - self.shared for length in lengths[1:])]
+        if not by_row:
+            return replace(batch, packed=sum(own))
+        rows = rows_of(own, self.shared)
+        return replace(batch, packed=sum(own), area=rows.area, kept=rows.kept)
+
+
+def chosen(attention: str, width: int) -> str:
+    """The attention of a batch whose longest row has so many tokens, as the trainer chooses it."""
+    return ("eager" if width < SHORT else "sdpa") if attention == "auto" else attention
 
 
 @dataclass(frozen=True)
@@ -80,8 +106,8 @@ class Job:
 
     def cut(self, examples: Sequence[Length], tokens_per_batch: int) -> list[Batch]:
         """The micro-batches of some examples as they go through the model."""
-        at_most = 0 if self.beginning is None else widest(self.config)
-        return batches(examples, tokens_per_batch, paired=self.paired, shared=self.beginning or 0, at_most=at_most)
+        packs = None if self.beginning is None else Packing(self.beginning, widest(self.config), self.attention)
+        return batches(examples, tokens_per_batch, paired=self.paired, packing=packs)
 
     @cached_property
     def largest(self) -> tuple[Batch, Trace]:
@@ -99,9 +125,7 @@ class Job:
         """One micro-batch through this model; see `forecast.trace`."""
         key = (batch, backward, cache)
         if key not in self.traced:
-            attention = self.attention
-            if attention == "auto":
-                attention = "eager" if batch.width < SHORT else "sdpa"
+            attention = chosen(self.attention, batch.width)
             self.traced[key] = trace_by_depth(
                 lambda config: self.build(config, attention),
                 self.config,
@@ -164,20 +188,16 @@ class Job:
 
 
 def batches(
-    examples: Sequence[Length], tokens_per_batch: int, *, paired: bool = False, shared: int = 0, at_most: int = 0
+    examples: Sequence[Length], tokens_per_batch: int, *, paired: bool = False, packing: Packing | None = None
 ) -> list[Batch]:
-    """The micro-batches that some examples, or pairs of them, are cut into.
-
-    Several rows up to `at_most` tokens wide are packed, and have a beginning of `shared` tokens in common.
-    """
+    """The micro-batches that some examples, or pairs of them, are cut into; `packing`: how they are packed, if so."""
     found, answers = [], 2 if paired else 1
     for places in cut([example.tokens for example in examples], tokens_per_batch // answers):
         rows = [examples[place] for place in places]
         width = max(row.tokens for row in rows)
         learnt = 2 * len(rows) * width if paired else sum(row.learnt for row in rows)
-        packs = len(rows) > 1 and width <= at_most
-        packed = sum(row.tokens for row in rows) - (len(rows) - 1) * shared if packs else 0
-        found.append(Batch(answers * len(rows), width, max(1, learnt), packed))
+        batch = Batch(answers * len(rows), width, max(1, learnt))
+        found.append(packing.of(batch, [row.tokens for row in rows]) if packing else batch)
     return found
 
 

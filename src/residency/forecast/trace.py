@@ -19,18 +19,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from residency import packing
+from residency import packing, row_attention
 from residency.gradients import added_in_place
 from residency.loss import fused, fused_loss
 
 Build = Callable[[Any], Any]  # a model's configuration to the model itself, ready to be trained
 ATEN = torch.ops.aten
+
+
+def _by_row(asking: Any, both: Any, _blocks: Any, area: int, *_: Any, **__: Any) -> int:
+    """Two products: of queries and keys, and of probabilities and values."""
+    heads, queries, size = asking.shape
+    return int(4 * heads * (queries // both.shape[2]) * area * size)
+
+
+def _by_row_backward(
+    _gradient: Any, asking: Any, both: Any, _held: Any, blocks: Any, area: int, *_: Any, **__: Any
+) -> int:
+    """Four products: into probabilities and values, queries and keys."""
+    return 2 * _by_row(asking, both, blocks, area)
+
+
 FLOPS = {  # torch counts the operations of a GPU's attention kernels; a CPU's do the same
     **flop_registry,
     ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[ATEN._scaled_dot_product_flash_attention],
     ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
         ATEN._scaled_dot_product_flash_attention_backward
     ],
+    torch.ops.residency.attend: _by_row,
+    torch.ops.residency.attend_backward: _by_row_backward,
 }
 SHALLOW, DEEPER = 1, 2  # layers; each further layer is the same (2 and 4 gave the same to the byte)
 
@@ -40,17 +57,25 @@ class Batch:
     """A micro-batch as `batches.collate` pads it; `learnt` positions go through the output head.
 
     `packed`: the tokens that go through the layers where its rows are laid end to end; 0 where they are padded.
+    `area`, `kept`: of attention that goes through the rows as they lie, see `row_attention.Rows`; 0 with any other.
     """
 
     rows: int
     width: int
     learnt: int
     packed: int = 0
+    area: int = 0
+    kept: int = 0
 
     @property
     def tokens(self) -> int:
         """Those that go through the layers, padding included."""
         return self.packed or self.rows * self.width
+
+    @property
+    def scores(self) -> int:
+        """Those of attention, for one head."""
+        return self.area or self.rows * self.width**2
 
 
 @dataclass(frozen=True)
@@ -154,6 +179,9 @@ def _inputs(batch: Batch) -> dict[str, Any]:
     if not batch.packed:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     own = torch.zeros(batch.packed, dtype=torch.long)
+    if batch.area:
+        by_row = row_attention.Rows(torch.zeros(batch.rows, 4, dtype=torch.long), batch.area, batch.kept)
+        return {"input_ids": own[None], "position_ids": own[None], "packed": by_row}
     mask = torch.zeros(1, 1, batch.width, batch.width, dtype=torch.bfloat16)
     rows = packing.Rows(ids, own, own, torch.ones_like(ids, dtype=torch.bool), mask, 0)
     return {"input_ids": own[None], "position_ids": own[None], "packed": rows}

@@ -14,7 +14,7 @@ PROBES = (Batch(1, 64, 32), Batch(1, 128, 32), Batch(1, 64, 64))
 
 @dataclass(frozen=True)
 class Work:
-    """Operations a token, a token and token of its row's width (attention), and a learnt position (the output head)."""
+    """Operations a token, a score of attention, and a learnt position (the output head)."""
 
     trained: tuple[float, float, float]
     passed: tuple[float, float, float]
@@ -40,7 +40,7 @@ def fit_work(traced: Callable[[Batch], Trace]) -> Work:
 
 
 def _terms(batch: Batch) -> tuple[float, float, float]:
-    return float(batch.tokens), float(batch.rows * batch.width**2), float(batch.learnt)
+    return float(batch.tokens), float(batch.scores), float(batch.learnt)
 
 
 def _apply(each: tuple[float, float, float], batch: Batch) -> float:

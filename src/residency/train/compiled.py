@@ -25,7 +25,7 @@ import torch._functorch.config
 from residency import environment, models
 from residency.errors import reason_of
 from residency.loss import summed_loss
-from residency.packing import drops, pack
+from residency.packing import BY_ROW, drops, pack
 from residency.train.stopping import is_memory
 
 # Of the batch of a fixed shape: numbers that no model has, or a compiler takes one for the other and makes the piece
@@ -97,7 +97,7 @@ class CompiledLayers:
         """
         attention = str(self.model.config._attn_implementation)
         if "packed" in batch:
-            return attention, False, batch["packed"].shared > 0
+            return attention, False, getattr(batch["packed"], "shared", 0) > 0
         return attention, len(batch["input_ids"]) == 1, attention == "eager" or not bool(batch["attention_mask"].all())
 
     def _prepare(self, batch: dict[str, Any]) -> None:
@@ -174,4 +174,5 @@ def _fixed(kind: Kind, text: torch.Tensor) -> dict[str, Any]:
     if not attention.startswith("packed_"):
         return batch
     ids[:, :BEGINNING], labels[:, : BEGINNING + 1] = ids[0, :BEGINNING], -100
-    return pack(batch, share=padded)
+    apart = attention == BY_ROW
+    return pack(batch, share=padded or apart, apart=apart)

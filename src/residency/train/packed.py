@@ -11,7 +11,7 @@ import torch
 from residency.batches import collate
 from residency.errors import reason_of
 from residency.loss import token_losses
-from residency.packing import drops, pack, packed_attention, unfit, widest
+from residency.packing import drops, goes_apart, pack, packed_attention, unfit, widest
 from residency.prompts import Example
 from residency.train.stopping import is_memory
 
@@ -32,22 +32,23 @@ class Packing:
         self.bound = AGREE.get(dtype, AGREE[torch.float32])
         self.widest = widest(model.config)
         self.shares = not drops(model)
-        self.works: bool | None = None  # not tried yet
+        self.works: dict[bool, bool] = {}  # for attention that goes through rows apart, or not; once it was tried
 
     @contextmanager
     def on(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The batch as it goes through the model inside this block, packed where that works."""
-        rows, width = batch["input_ids"].shape
-        if rows == 1 or width > self.widest or not self._tried():
+        apart = goes_apart(self.model)
+        if batch["input_ids"].shape[1] > self.widest or not (len(batch["input_ids"]) > 1 or apart) or not self._tried():
             yield batch
         else:
             with packed_attention(self.model):
-                yield pack(batch, share=self.shares)
+                yield pack(batch, share=self.shares, apart=apart)
 
     def _tried(self) -> bool:
-        if self.works is None:
-            self.works = self._try()
-        return self.works
+        apart = goes_apart(self.model)
+        if apart not in self.works:
+            self.works[apart] = self._try()
+        return self.works[apart]
 
     def _try(self) -> bool:
         """Whether each token of a few short rows has the loss, packed, that it has in a padded batch."""
@@ -74,8 +75,9 @@ class Packing:
         try:
             with torch.no_grad():
                 padded = token_losses(self.model, batch)[0]
+                packed_batch = pack(batch, share=True, apart=goes_apart(self.model))
                 with packed_attention(self.model):
-                    packed = token_losses(self.model, pack(batch, share=True))[0]
+                    packed = token_losses(self.model, packed_batch)[0]
         finally:
             self.model.train(training)
         return float((padded - packed).abs().max())
