@@ -28,6 +28,7 @@ from residency.batches import collate, cut
 from residency.forecast.speed import matrix_product_speed
 from residency.gradients import added_in_place
 from residency.loss import summed_loss, token_losses
+from residency.packing import WIDE
 from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.train.compiled import CompiledLayers
@@ -61,7 +62,8 @@ class Way:
         summed = 0.0
         for places in cut([len(example) for example in examples], self.tokens):
             batch = collate([examples[place] for place in places], 0)
-            self.model.config._attn_implementation = "eager" if batch["input_ids"].shape[1] < SHORT else "sdpa"
+            wide = batch["input_ids"].shape[1] >= (WIDE if self.packing else SHORT)
+            self.model.config._attn_implementation = "sdpa" if wide else "eager"
             packed = self.packing.on(batch) if self.packing else nullcontext(batch)
             with packed as rows, added_in_place(self.model) if self.adds else nullcontext():
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):

@@ -10,7 +10,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from families import CONFIGS, gradients, make
 from residency import loss as losses
 from residency.batches import collate
-from residency.loss import fused, summed_loss, token_losses
+from residency.loss import _HeadLoss, fused, summed_loss, token_losses
 from residency.prompts import Example
 
 EXAMPLES = [Example(tuple(range(5, 25)), 8), Example(tuple(range(40, 52)), 3), Example((9, 8, 7), 0)]
@@ -52,8 +52,8 @@ def test_logits_of_a_frozen_head_are_not_held_whole(monkeypatch: pytest.MonkeyPa
 def test_few_logits_are_ever_there_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model, shapes = make("llama"), list[tuple[int, ...]]()
     monkeypatch.setattr(losses, "IN_CACHE", 384 * 5)
-    real = torch.log_softmax
-    monkeypatch.setattr(torch, "log_softmax", lambda z, *a, **k: shapes.append(tuple(z.shape)) or real(z, *a, **k))
+    real = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda z, *a, **k: shapes.append(tuple(z.shape)) or real(z, *a, **k))
     summed_loss(model, collate(EXAMPLES, 0)).backward()
     assert shapes == [(5, 384)] * 4 + [(3, 384)]
 
@@ -128,3 +128,11 @@ def test_an_autocast_around_the_forward_pass_alone_decides_the_heads_format() ->
     model.forward = wrapped
     assert torch.equal(summed_loss(model, batch), expected)
     assert fused(model)
+
+
+def test_a_target_too_far_away_for_its_probability_has_its_loss() -> None:
+    logits, targets = torch.tensor([[150.0, -60.0, 0.0], [1.0, 2.0, 3.0]]), torch.tensor([1, 2])
+    wanted = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    found = _HeadLoss.apply(torch.eye(2), logits.T.contiguous(), None, targets, 0.0, False)
+    assert float(wanted) > 200
+    assert torch.allclose(found, wanted)

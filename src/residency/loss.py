@@ -15,6 +15,7 @@ from residency.gradients import add_to_gradient
 
 PROBE = 100.0  # the largest logit of the probe
 PIECE = 2**24  # logits that are held at once where the head is frozen: 32 MiB in bf16
+LEAST = 1e-30  # a probability whose logarithm is exact
 IN_CACHE = 2**20  # of them, those in float32: 4 MiB
 
 
@@ -176,16 +177,31 @@ def _into_gradient(logits: torch.Tensor, targets: torch.Tensor, smoothing: float
     vocabulary = logits.shape[1]
     rows, loss = max(IN_CACHE // vocabulary, 1), torch.zeros((), dtype=torch.float32, device=logits.device)
     for own, target in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
-        found = torch.log_softmax(own, -1, dtype=torch.float32)
-        loss -= (1 - smoothing) * found.gather(1, target).sum()
-        if smoothing:
-            loss -= smoothing * found.mean(-1).sum()
+        found = torch.softmax(own, -1, dtype=torch.float32)
+        loss -= _summed_log(own, found, target, smoothing)
         if learns:
-            found.exp_().scatter_add_(1, target, found.new_full(target.shape, smoothing - 1))
+            found.scatter_add_(1, target, found.new_full(target.shape, smoothing - 1))
             if smoothing:
                 found.sub_(smoothing / vocabulary)
             own.copy_(found)
     return loss
+
+
+def _summed_log(
+    logits: torch.Tensor, probabilities: torch.Tensor, target: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """The summed log-probability of the targets [positions, 1], a share of it spread over the vocabulary.
+
+    From the probabilities where they can tell it, which spares a second pass over the logits. Beside a CPU the question
+    whether they can would wait for the device.
+    """
+    if not smoothing and logits.device.type == "cpu":
+        picked = probabilities.gather(1, target)
+        if isinstance(picked, FakeTensor) or bool((picked > LEAST).all()):
+            return picked.log().sum()
+    found = torch.log_softmax(logits, -1, dtype=torch.float32)
+    spread = smoothing * found.mean(-1).sum() if smoothing else 0.0
+    return (1 - smoothing) * found.gather(1, target).sum() + spread
 
 
 def _inputs(batch: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from residency.batches import IGNORED
 from residency.prompts import Example
 
 BY_ROW = "packed_by_row"  # what transformers knows the attention of `residency.row_attention` by
+WIDE = 256  # tokens of a row from which it is worth going through attention by itself: below it a grid is faster
 NARROW = 17  # tokens that a layer must look back at least: those of the longest row that packing is tried on
 SHARED = 2  # tokens of a beginning that is worth sharing, at least
 WINDOWS = ("sliding_window", "attention_chunk_size")  # where a configuration says how far a layer looks back

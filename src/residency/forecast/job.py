@@ -12,7 +12,7 @@ from residency.forecast import memory
 from residency.forecast.memory import Answering, Counts, Memory
 from residency.forecast.trace import Batch, Trace, trace_by_depth
 from residency.forecast.work import Work, fit_work
-from residency.packing import widest
+from residency.packing import WIDE, widest
 from residency.row_attention import rows_of
 
 SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
@@ -46,7 +46,7 @@ class Packing:
 
     def of(self, batch: Batch, lengths: Sequence[int]) -> Batch:
         """A batch with rows of these lengths, as it is packed."""
-        by_row = chosen(self.attention, batch.width) == "sdpa"
+        by_row = chosen(self.attention, batch.width, packs=True) == "sdpa"
         if batch.width > self.widest or not (batch.rows > 1 or by_row):
             return batch
         own = [lengths[0], *(length - self.shared for length in lengths[1:])]
@@ -56,9 +56,11 @@ class Packing:
         return replace(batch, packed=sum(own), area=rows.area, kept=rows.kept)
 
 
-def chosen(attention: str, width: int) -> str:
+def chosen(attention: str, width: int, *, packs: bool) -> str:
     """The attention of a batch whose longest row has so many tokens, as the trainer chooses it."""
-    return ("eager" if width < SHORT else "sdpa") if attention == "auto" else attention
+    if attention != "auto":
+        return attention
+    return "sdpa" if width >= (WIDE if packs else SHORT) else "eager"
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Job:
         """One micro-batch through this model; see `forecast.trace`."""
         key = (batch, backward, cache)
         if key not in self.traced:
-            attention = chosen(self.attention, batch.width)
+            attention = chosen(self.attention, batch.width, packs=self.beginning is not None)
             self.traced[key] = trace_by_depth(
                 lambda config: self.build(config, attention),
                 self.config,

@@ -15,6 +15,7 @@ from residency import environment, ranks
 from residency.batches import IGNORED, collate, cut
 from residency.gradients import added_in_place
 from residency.loss import summed_loss
+from residency.packing import WIDE
 from residency.prompts import Example
 from residency.train.best import Judge
 from residency.train.checkpoints import CommittedCheckpoints
@@ -224,7 +225,8 @@ class ResidencyTrainer(CommittedCheckpoints):
 
     def _choose_attention(self, width: int) -> None:
         if self.by_length:
-            self.model.config._attn_implementation = "eager" if width < SHORT else "sdpa"
+            wide = width >= (WIDE if self.packing else SHORT)
+            self.model.config._attn_implementation = "sdpa" if wide else "eager"
 
 
 class Recorder(TrainerCallback):
