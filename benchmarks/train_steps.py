@@ -52,7 +52,7 @@ class Way:
         self.optimizer = torch.optim.AdamW(self.learning, lr=1e-4, fused=True)
         self.compiles, self.packs, self.adds = (WAYS.index(kind) >= place for place in (2, 3, 4))
         self.layers = CompiledLayers(self.model, print, bf16=self.bf16) if self.compiles else None
-        self.packing = Packing(self.model, print, bf16=self.bf16) if self.packs else None
+        self.packing = Packing(self.model, print) if self.packs else None
         self.speeds: list[float] = []
         self.losses: list[float] = []
 

@@ -18,6 +18,18 @@ def test_each_example_goes_through_once_within_the_budget(lengths: list[int], bu
         assert len(batch) == 1 or len(batch) * longest <= budget
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 600))
+def test_a_smaller_budget_would_take_more_micro_batches(lengths: list[int], budget: int) -> None:
+    batches = cut(lengths, budget)
+    largest = max(len(batch) * max(lengths[place] for place in batch) for batch in batches)
+    assert largest == max(lengths) or len(cut(lengths, largest - 1)) > len(batches)
+
+
+def test_micro_batches_are_of_like_size() -> None:
+    assert [len(batch) for batch in cut([100] * 16, 1200)] == [8, 8]
+
+
 def test_padding_is_marked_by_mask_and_labels_not_by_its_id() -> None:
     batch = collate([Example((7, 8, 0, 0), 2), Example((7, 0), 1)], pad_id=0)
     assert batch["input_ids"].tolist() == [[7, 8, 0, 0], [7, 0, 0, 0]]

@@ -205,3 +205,21 @@ def test_a_model_that_takes_packed_rows_for_something_else_gets_padded_ones(
             known[name] = before
     assert reason in said[0]
     assert model.config._attn_implementation == "eager"
+
+
+def test_an_autocast_inside_the_model_is_left_out_while_packing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, within = make("llama"), list[bool]()
+    own = model.forward
+
+    def with_autocast(*args: Any, **kwargs: Any) -> Any:  # as accelerate puts it there
+        within.append(True)
+        with torch.autocast("cpu", torch.bfloat16):
+            return own(*args, **kwargs)
+
+    monkeypatch.setattr(model, "_original_forward", own, raising=False)
+    monkeypatch.setattr(model, "forward", with_autocast)
+    with Packing(model, silent).on(collate(EXAMPLES, 0)) as packed:
+        assert not within
+        summed_loss(model, packed)
+    assert within
+    assert model.forward is with_autocast

@@ -78,7 +78,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.rate, self.smoothing, self.muon, self.tell = rate, smoothing, muon, tell
         self.counts, self.heap = Counts(), environment.Heap()
         self.layers = CompiledLayers(self.model, tell, bf16=self.args.bf16) if compiles else None
-        self.packing = Packing(self.model, tell, bf16=self.args.bf16) if packs else None
+        self.packing = Packing(self.model, tell) if packs else None
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
