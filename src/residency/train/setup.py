@@ -23,7 +23,7 @@ from residency.train.schedules import steps_of
 from residency.workspace import Run
 
 CPU_TOKENS = 1024  # measured: larger micro-batches fall out of a CPU's caches and are slower
-COMPILED_TOKENS = 4096  # not so where the layers are compiled, which go over memory less often
+COMPILED_TOKENS = 2048  # not so where the layers are compiled, which go over memory less often
 COMPILED_FROM = 2e13  # operations of a run: about a minute of two cores, twice what the compiler takes of it
 COMPILED = ("full", "lora", "freeze", "ia3")
 GPU_TOKENS = 16384
