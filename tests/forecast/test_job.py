@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from residency.forecast.trace import Batch, Trace
 from residency.forecast.work import fit_work
 from residency.prompts import Example
 from residency.recipe import Recipe
+from residency.row_attention import rows_of
 from residency.train import planning
 from residency.train.setup import setup_of
 
@@ -32,13 +34,23 @@ def job(small_recipe: dict[str, Any]) -> Job:
 
 def test_micro_batches_are_those_of_training() -> None:
     found = batches([Length(10, 3), Length(30, 9), Length(20, 5)], 60)
-    assert found == [Batch(2, 30, 14), Batch(1, 10, 3)]
+    assert found == [Batch(1, 30, 9), Batch(2, 20, 8)]
 
 
 def test_the_work_of_any_shape_follows_from_three(job: Job) -> None:
     shape = Batch(3, 41, 50)
     assert job.work.training(shape) == pytest.approx(job.trace(shape).flops, rel=1e-6)
     assert job.work.forward(shape) == pytest.approx(job.trace(shape, backward=False).flops, rel=1e-6)
+
+
+def test_the_work_of_long_rows_that_lie_end_to_end_follows_too(job: Job) -> None:
+    rows = rows_of([300, 200], 0)
+    shape = Batch(2, 300, 50, packed=500, area=rows.area, kept=rows.kept)
+    assert job.work.training(shape) == pytest.approx(job.trace(shape).flops, rel=1e-6)
+    assert job.work.training(shape) < job.work.training(Batch(2, 300, 50))
+    without = replace(shape, kept=2)
+    assert job.trace(without).flops == job.trace(shape).flops
+    assert job.trace(without).saved < job.trace(shape).saved
 
 
 def test_lora_works_less_than_full_and_holds_less(small_recipe: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ class Packing:
     def _try(self, text: torch.Tensor) -> bool:
         """Whether each token of a few short rows has the loss, packed, that it has in a padded batch."""
         if reason := unfit(self.model):
+            self.widest = 0
             return self._padded(reason)
         try:
             apart = self._apart(text)
