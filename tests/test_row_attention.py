@@ -43,7 +43,7 @@ def test_rows_have_the_outcome_and_gradients_of_attention_under_a_mask(
 ) -> None:
     monkeypatch.setattr(row_attention, "LONGEST_KEPT", longest_kept)
     given, rows = parts(sum(lengths)), rows_of(lengths, shared)
-    assert len(rows.blocks) > len(lengths)
+    assert len(rows.blocks) > 4 * len(lengths)
     mask = mask_of(lengths, shared)
     wanted = torch.nn.functional.scaled_dot_product_attention(*given, attn_mask=mask, enable_gqa=True, scale=0.3)
     found = attention(TRAINING, *given, None, rows, scaling=0.3)[0].transpose(1, 2)
@@ -58,10 +58,10 @@ def test_rows_have_the_outcome_and_gradients_of_attention_under_a_mask(
 @pytest.mark.usefixtures("small")
 def test_blocks_are_every_query_once_and_no_key_after_them() -> None:
     rows = rows_of([20, 15], 5)
-    queries = [place for _, start, stop, _ in rows.blocks.tolist() for place in range(start, stop)]
+    queries = [place for _, start, stop, _ in rows.blocks.view(-1, 4).tolist() for place in range(start, stop)]
     assert queries == list(range(35))
-    assert {(first, shared) for first, *_, shared in rows.blocks.tolist()} == {(0, 0), (20, 5)}
-    assert rows.area == rows.kept == sum((b - a) * (s + b - f) for f, a, b, s in rows.blocks.tolist())
+    assert {(first, shared) for first, *_, shared in rows.blocks.view(-1, 4).tolist()} == {(0, 0), (20, 5)}
+    assert rows.area == rows.kept == sum((b - a) * (s + b - f) for f, a, b, s in rows.blocks.view(-1, 4).tolist())
     assert int(mask_of([20, 15], 5).sum()) < rows.area < 20 * 20 + 15 * 20
 
 

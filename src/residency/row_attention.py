@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -25,9 +25,10 @@ KNOWN = {"sliding_window", "position_ids", "cache_position"}  # tensors and numb
 class Rows(NamedTuple):
     """Where the rows of a packed batch lie.
 
-    `blocks` [blocks, 4], int64: the place where the row's own tokens begin, the first query, the one after the last,
-    and how many tokens before its own it shares with the first row, at places from 0 on. `area`: scores of all blocks
-    and one head. `kept`: of them, those whose probabilities are kept for the backward pass.
+    `blocks` [blocks * 4], int64, for each one after the other: the place where the row's own tokens begin, the first
+    query, the one after the last, and how many tokens before its own it shares with the first row, at places from 0 on.
+    `area`: scores of all blocks and one head. `kept`: of them, those whose probabilities are kept for the backward
+    pass. No size is ever 0 or 1: a compiler would make another piece for it.
     """
 
     blocks: torch.Tensor
@@ -48,7 +49,7 @@ def rows_of(lengths: Sequence[int], shared: int) -> Rows:
     sizes = [(stop - start, before + stop - first) for first, start, stop, before in blocks]
     kept = sum(queries * keys for queries, keys in sizes if keys <= LONGEST_KEPT)
     area = sum(queries * keys for queries, keys in sizes)
-    return Rows(torch.tensor(blocks), area, max(kept, 2))  # for sizes of 0 and 1 a compiler makes pieces of their own
+    return Rows(torch.tensor(list(chain.from_iterable(blocks))), max(area, 2), max(kept, 2))
 
 
 def attention(  # noqa: PLR0917  (as transformers hands them on)
@@ -101,7 +102,7 @@ def _attend(  # noqa: PLR0917
     heads, group = asking.shape[0], asking.shape[1] // both.shape[2]
     out, held = torch.empty_like(asking), _Held(asking.new_empty(heads * group * kept))
     drop = _Dropout(dropout, seed) if dropout else None
-    for first, start, stop, shared in blocks.tolist():
+    for first, start, stop, shared in blocks.view(-1, 4).tolist():
         keys, values = _seen(both, first, stop, shared)
         place = slice(start * group, stop * group)
         found = _probabilities(asking[:, place], keys, stop - start, held)
@@ -125,7 +126,7 @@ def _attend_backward(  # noqa: PLR0917
     wide = torch.promote_types(both.dtype, torch.float32)
     to_asking, to_both = torch.empty_like(asking), torch.zeros_like(both, dtype=wide)
     kept, drop = _Held(held), _Dropout(dropout, seed) if dropout else None
-    for first, start, stop, shared in blocks.tolist():
+    for first, start, stop, shared in blocks.view(-1, 4).tolist():
         keys, values = _seen(both, first, stop, shared)
         place = slice(start * group, stop * group)
         asked, given = asking[:, place], gradient[:, place]

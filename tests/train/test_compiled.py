@@ -74,13 +74,14 @@ def test_the_layers_are_themselves_again_outside_and_gradients_that_were_there_s
 
 
 @needs_compiler
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["llama", pytest.param("gpt-neox", marks=pytest.mark.slow)])
-def test_packed_rows_go_through_one_piece_whatever_their_number_and_width(family: str) -> None:
-    model = make(family)
+def test_packed_rows_go_through_one_piece_whatever_their_number_and_width(family: str, attention: str) -> None:
+    model = make(family, attention)
     layers, said = told(model)
     torch._dynamo.reset()  # pieces of other tests
     torch._dynamo.utils.counters.clear()
-    for rows, width in ((3, 12), (2, 30), (5, 17)):
+    for rows, width in ((3, 12), (2, 30), (5, 17), *[(1, 40)] * (attention == "sdpa")):
         examples = [Example((1, 2, 3, 4, *range(20 + row, 20 + row + width - row)), 6) for row in range(rows)]
         batch = collate(examples, 0)
         loss = packed_loss_of(layers, batch)
@@ -155,11 +156,13 @@ def test_each_kind_of_batch_is_shown_one_of_a_fixed_shape_first(monkeypatch: pyt
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])  # packed in a grid, and gone through row by row
 def test_a_training_that_was_stopped_and_begins_with_other_shapes_ends_in_the_same_bits(
-    small_recipe: dict[str, Any], tmp_path: Path
+    small_recipe: dict[str, Any], tmp_path: Path, attention: str
 ) -> None:
     settings = {"compile": True, "tokens_per_batch": 128, "evaluate_every": 2, "max_steps": 8, "method": "full"}
-    recipe = Recipe.parse({**small_recipe, "train": {**small_recipe["train"], **settings}})
+    model = {**small_recipe["model"], "attention": attention}
+    recipe = Recipe.parse({**small_recipe, "model": model, "train": {**small_recipe["train"], **settings}})
     weights = []
     for name, stops in (("whole", [None]), ("stopped", [3, 5, None])):
         folder = tmp_path / name

@@ -180,7 +180,7 @@ def _inputs(batch: Batch) -> dict[str, Any]:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     own = torch.zeros(batch.packed, dtype=torch.long)
     if batch.area:
-        by_row = row_attention.Rows(torch.zeros(batch.rows, 4, dtype=torch.long), batch.area, batch.kept)
+        by_row = row_attention.Rows(torch.zeros(4 * batch.rows, dtype=torch.long), batch.area, batch.kept)
         return {"input_ids": own[None], "position_ids": own[None], "packed": by_row}
     mask = torch.zeros(1, 1, batch.width, batch.width, dtype=torch.bfloat16)
     rows = packing.Rows(ids, own, own, torch.ones_like(ids, dtype=torch.bool), mask, 0)
