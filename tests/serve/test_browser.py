@@ -178,6 +178,19 @@ def test_a_reload_in_the_middle_of_an_answer_keeps_its_half_and_offers_it_again(
     expect(last(page).locator(".text")).to_have_text("clinic says rest.")
 
 
+def test_an_answer_is_tried_again_by_its_model_even_where_the_list_of_models_came_late(
+    page: Any, server: Scripted
+) -> None:
+    page.goto("/")
+    server.script.append(refuses(500, "out of memory"))
+    ask(page, "What helps?")
+    expect(last(page).get_by_role("alert")).to_contain_text("out of memory")
+    page.route("**/v1/models", lambda route: route.abort(), times=1)
+    page.reload()
+    page.get_by_role("button", name="Try again").last.click()
+    expect(last(page).locator(".text")).to_have_text("clinic says rest.")
+
+
 @pytest.mark.parametrize(
     ("way", "words"),
     [

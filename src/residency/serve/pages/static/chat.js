@@ -88,8 +88,9 @@ function send() {
   answerAll(talk.turns.length - 1, roles);
 }
 
-function answerAgain(place, role) {
-  if (stopping) return;
+async function answerAgain(place, role) {
+  if (!models.size) await begin(); // the list may not have come at first
+  if (stopping || !models.has(role)) return;
   const said = talk.turns[place].answers[role];
   for (const name of Object.keys(said)) delete said[name];
   Object.assign(said, { text: "", ended: null });
