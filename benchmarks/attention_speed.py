@@ -2,7 +2,8 @@
 
     python benchmarks/attention_speed.py
 
-The heads are SmolLM2-135M's (9 of 64, 3 for keys and values) in bf16, the rows all of a length, 2,048 tokens together.
+The heads are SmolLM2-135M's (9 of 64, 3 for keys and values) in bf16; rows all of a length, 2,048 tokens together, or
+one row of more.
 `eager` is transformers' plain attention under a causal mask, `SDPA` torch's own, `by row` residency.row_attention.
 """
 
@@ -75,7 +76,8 @@ def main() -> None:
         times = " | ".join(f"{1000 * value:.1f}" for value in middle.values())
         print(f"| {length:,} | {times} | {ratios[0]:.2f} | {ratios[1]:.2f} |", flush=True)
     print(
-        f"\n{TOKENS:,} tokens, {HEADS} heads of {SIZE}, {GROUPS} for keys and values, bf16, middle of {rounds} rounds; "
+        f"\n{TOKENS:,} tokens (of the longest a row), {HEADS} heads of {SIZE}, {GROUPS} for keys and values, "
+        f"bf16, middle of {rounds} rounds; "
         f"{environment.describe()['machine']}, {torch.get_num_threads()} threads; torch {torch.__version__}; "
         f"{datetime.date.today().isoformat()}."
     )
