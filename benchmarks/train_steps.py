@@ -28,13 +28,12 @@ from residency.batches import collate, cut
 from residency.forecast.speed import matrix_product_speed
 from residency.gradients import added_in_place
 from residency.loss import summed_loss, token_losses
-from residency.packing import WIDE
+from residency.packing import attention_for
 from residency.progress import Silent
 from residency.recipe import Recipe
 from residency.train.compiled import CompiledLayers
 from residency.train.packed import Packing
 from residency.train.setup import Setup, build_model, examples_of, setup_of
-from residency.train.trainer import SHORT
 from residency.workspace import Run
 
 WAYS = ("plain", "fused", "compiled", "packed", "in-place")  # each has what those before it have
@@ -62,8 +61,8 @@ class Way:
         summed = 0.0
         for places in cut([len(example) for example in examples], self.tokens):
             batch = collate([examples[place] for place in places], 0)
-            wide = batch["input_ids"].shape[1] >= (WIDE if self.packing else SHORT)
-            self.model.config._attn_implementation = "sdpa" if wide else "eager"
+            width = batch["input_ids"].shape[1]
+            self.model.config._attn_implementation = attention_for(self.model.config, width, packs=self.packs)
             packed = self.packing.on(batch) if self.packing else nullcontext(batch)
             with packed as rows, added_in_place(self.model) if self.adds else nullcontext():
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import BloomConfig, BloomForCausalLM
+from transformers import BloomConfig, BloomForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from families import CONFIGS, gradients, make
 from residency import packing, row_attention
 from residency.batches import collate
 from residency.loss import summed_loss, token_losses
-from residency.packing import beginning, drops, pack
+from residency.packing import attention_for, beginning, drops, pack
 from residency.prompts import Example
 from residency.train.packed import Packing
 
@@ -205,6 +205,31 @@ def test_a_model_that_takes_packed_rows_for_something_else_gets_padded_ones(
             known[name] = before
     assert reason in said[0]
     assert model.config._attn_implementation == "eager"
+
+
+def test_capped_scores_are_for_the_models_own_attention_whatever_the_width() -> None:
+    config = Gemma2Config(
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    assert [attention_for(config, 9999, packs=packs) for packs in (True, False)] == ["eager", "eager"]
+    assert attention_for(make("llama").config, 9999, packs=False) == "sdpa"
+    model, said = Gemma2ForCausalLM(config), list[str]()
+    model.config._attn_implementation = "eager"
+    wanted, found, packed = both(model, EXAMPLES)
+    assert "packed" in packed
+    assert_same(wanted, found)
+    model.config._attn_implementation = "sdpa"
+    batch = collate(EXAMPLES, 0)
+    with Packing(model, said.append).on(batch) as found:
+        assert found is batch
+    assert len(said) == 1
+    assert said[0].startswith("Long rows are padded and not packed: `sdpa` attention does not support `softcap`")
 
 
 def test_an_autocast_inside_the_model_is_left_out_while_packing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:

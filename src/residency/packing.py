@@ -23,10 +23,13 @@ from residency.batches import IGNORED
 from residency.prompts import Example
 
 BY_ROW = "packed_by_row"  # what transformers knows the attention of `residency.row_attention` by
-WIDE = 256  # tokens of a row from which it is worth going through attention by itself: below it a grid is faster
+# Tokens of the longest row from which a CPU leaves plain attention over a grid: of packed rows for that of each row by
+# itself, of padded ones for torch's own (docs/performance.md).
+WIDE, WIDE_PADDED = 256, 384
 NARROW = 17  # tokens that a layer must look back at least: those of the longest row that packing is tried on
 SHARED = 2  # tokens of a beginning that is worth sharing, at least
 WINDOWS = ("sliding_window", "attention_chunk_size")  # where a configuration says how far a layer looks back
+CAP = "attn_logit_softcapping"  # what a configuration calls a cap on attention's scores
 DROPOUTS = ("attention_dropout", "attn_dropout")  # what a configuration calls that which is no module
 ATTENTIONS = {"full_attention", "sliding_attention", "chunked_attention"}  # of the kinds of layers, those that fit
 
@@ -118,6 +121,16 @@ def drops(model: Any) -> bool:
     config = model.config.get_text_config()
     in_attention = any((getattr(config, name, None) or 0) > 0 for name in DROPOUTS)
     return in_attention or any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
+
+
+def attention_for(config: Any, width: int, *, packs: bool) -> str:
+    """The attention, by its name in transformers, that is fastest on a CPU for rows of up to `width` tokens.
+
+    A model that caps its scores has the plain one alone: transformers refuses it torch's own.
+    """
+    if getattr(config.get_text_config(), CAP, None) is not None:
+        return "eager"
+    return "sdpa" if width >= (WIDE if packs else WIDE_PADDED) else "eager"
 
 
 def goes_apart(model: Any) -> bool:

@@ -8,13 +8,14 @@ import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from residency.batches import collate
+from residency.packing import WIDE_PADDED
 from residency.prompts import Example
 from residency.recipe import LoraSection
 from residency.train.adapters import attach_lora
-from residency.train.trainer import SHORT, ResidencyTrainer
+from residency.train.trainer import ResidencyTrainer
 
 EXAMPLES = [Example(tuple((7 * n + place) % 380 + 3 for place in range(6 + 5 * n)), 2 + n % 4) for n in range(8)]
-LONG = [Example(tuple((11 * n + place) % 380 + 3 for place in range(SHORT + 20 * n)), 9) for n in range(2)]
+LONG = [Example(tuple((11 * n + place) % 380 + 3 for place in range(WIDE_PADDED + 20 * n)), 9) for n in range(2)]
 
 
 def trainer_of(model: Any, folder: Path, tokens_per_batch: int, examples: list[Example] = EXAMPLES) -> Any:

@@ -12,10 +12,9 @@ from residency.forecast import memory
 from residency.forecast.memory import Answering, Counts, Memory
 from residency.forecast.trace import Batch, Trace, trace_by_depth
 from residency.forecast.work import Work, fit_work
-from residency.packing import WIDE, widest
+from residency.packing import attention_for, widest
 from residency.row_attention import rows_of
 
-SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
 LIKELIHOOD_TOKENS = 2048  # of a batch in which the evaluation takes likelihoods
 
 
@@ -38,15 +37,15 @@ class Answers:
 
 @dataclass(frozen=True)
 class Packing:
-    """Rows laid end to end: a beginning that all share, the widest row that can be packed, and `Job.attention`."""
+    """Rows laid end to end: a beginning that all share, the widest row that can be packed, and `Job.chosen`."""
 
     shared: int
     widest: int
-    attention: str
+    chosen: Callable[[int], str]
 
     def of(self, batch: Batch, lengths: Sequence[int]) -> Batch:
         """A batch with rows of these lengths, as it is packed."""
-        by_row = chosen(self.attention, batch.width, packs=True) == "sdpa"
+        by_row = self.chosen(batch.width) == "sdpa"
         if batch.width > self.widest or not (batch.rows > 1 or by_row):
             return batch
         own = [lengths[0], *(length - self.shared for length in lengths[1:])]
@@ -54,13 +53,6 @@ class Packing:
             return replace(batch, packed=sum(own))
         rows = rows_of(own, self.shared)
         return replace(batch, packed=sum(own), area=rows.area, kept=rows.kept)
-
-
-def chosen(attention: str, width: int, *, packs: bool) -> str:
-    """The attention of a batch whose longest row has so many tokens, as the trainer chooses it."""
-    if attention != "auto":
-        return attention
-    return "sdpa" if width >= (WIDE if packs else SHORT) else "eager"
 
 
 @dataclass(frozen=True)
@@ -108,8 +100,14 @@ class Job:
 
     def cut(self, examples: Sequence[Length], tokens_per_batch: int) -> list[Batch]:
         """The micro-batches of some examples as they go through the model."""
-        packs = None if self.beginning is None else Packing(self.beginning, widest(self.config), self.attention)
+        packs = None if self.beginning is None else Packing(self.beginning, widest(self.config), self.chosen)
         return batches(examples, tokens_per_batch, paired=self.paired, packing=packs)
+
+    def chosen(self, width: int) -> str:
+        """The attention of a batch whose longest row has so many tokens, as the trainer chooses it."""
+        if self.attention != "auto":
+            return self.attention
+        return attention_for(self.config, width, packs=self.beginning is not None)
 
     @cached_property
     def largest(self) -> tuple[Batch, Trace]:
@@ -127,7 +125,7 @@ class Job:
         """One micro-batch through this model; see `forecast.trace`."""
         key = (batch, backward, cache)
         if key not in self.traced:
-            attention = chosen(self.attention, batch.width, packs=self.beginning is not None)
+            attention = self.chosen(batch.width)
             self.traced[key] = trace_by_depth(
                 lambda config: self.build(config, attention),
                 self.config,

@@ -22,7 +22,7 @@ AGREE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 class Packing:
     """The packing of micro-batches for one model: tried on a probe when the first comes, and left where it fails.
 
-    `say` hears once why nothing is packed, where that is so.
+    `say` hears why nothing is packed, or no long rows are, where that is so.
     """
 
     def __init__(self, model: Any, say: Callable[[str], None]) -> None:
@@ -35,19 +35,15 @@ class Packing:
     @contextmanager
     def on(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The batch as it goes through the model inside this block, packed where that works."""
-        apart = goes_apart(self.model)
-        if (
-            batch["input_ids"].shape[1] > self.widest
-            or not (len(batch["input_ids"]) > 1 or apart)
-            or not self._tried(batch)
-        ):
-            yield batch
-        else:
+        (rows, width), apart = batch["input_ids"].shape, goes_apart(self.model)
+        fits = width <= self.widest and (rows > 1 or apart)
+        if fits and self._tried(batch, apart):
             with packed_attention(self.model):
                 yield pack(batch, share=self.shares, apart=apart)
+        else:
+            yield batch
 
-    def _tried(self, batch: dict[str, Any]) -> bool:
-        apart = goes_apart(self.model)
+    def _tried(self, batch: dict[str, Any], apart: bool) -> bool:
         if apart not in self.works:
             self.works[apart] = self._try(batch["input_ids"][batch["attention_mask"].bool()])
         return self.works[apart]
@@ -66,7 +62,8 @@ class Packing:
         return apart <= self.bound or self._padded(f"packed, a token's loss is {apart:.2g} nats away")
 
     def _padded(self, reason: str) -> bool:
-        self.say(f"Rows are padded and not packed: {reason}")
+        long = goes_apart(self.model) and self.widest > 0
+        self.say(f"{'Long rows' if long else 'Rows'} are padded and not packed: {reason}")
         return False
 
     def _apart(self, text: torch.Tensor) -> float:

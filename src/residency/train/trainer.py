@@ -15,7 +15,7 @@ from residency import environment, ranks
 from residency.batches import IGNORED, collate, cut
 from residency.gradients import added_in_place
 from residency.loss import summed_loss
-from residency.packing import WIDE
+from residency.packing import WIDE_PADDED, attention_for
 from residency.prompts import Example
 from residency.train.best import Judge
 from residency.train.checkpoints import CommittedCheckpoints
@@ -25,7 +25,6 @@ from residency.train.packed import Packing
 from residency.train.steps import EpochSampler, StepCollator, nothing_of
 from residency.train.stopping import is_memory, refuse_one_each
 
-SHORT = 384  # tokens; below it plain attention products beat SDPA on a CPU, forward and backward (docs/design.md)
 # As TRL calls them, and as metrics.jsonl does.
 REWARDS = {"rewards/margins": "reward_margin", "rewards/accuracies": "reward_accuracy"}
 
@@ -219,14 +218,15 @@ class ResidencyTrainer(CommittedCheckpoints):
     def _judged(self) -> dict[str, float]:
         """What the judge says of the model's answers; where each rank holds the whole model, the first asks for all."""
         assert self.judge is not None
-        self._choose_attention(SHORT)
+        self._choose_attention(WIDE_PADDED)
         with self.compute_loss_context_manager():
             return self.judge(self.model)
 
     def _choose_attention(self, width: int) -> None:
         if self.by_length:
-            wide = width >= (WIDE if self.packing else SHORT)
-            self.model.config._attn_implementation = "sdpa" if wide else "eager"
+            self.model.config._attn_implementation = attention_for(
+                self.model.config, width, packs=self.packing is not None
+            )
 
 
 class Recorder(TrainerCallback):
