@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 
-# mallopt(3): never map a block for itself, never trim the heap, grow it by 64 MiB at a time
-MALLOC = {-4: 0, -1: 2**31 - 1, -2: 64 * 2**20}
+# mallopt(3): map blocks for themselves from the largest threshold on that there is (32 MiB), never trim the heap, grow
+# it by 64 MiB at a time
+MALLOC = {-3: 32 * 2**20, -1: 2**31 - 1, -2: 64 * 2**20}
 CONTROL_GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+ROWS = 4096  # of a product that is added up at once
+
 
 @contextmanager
 def added_in_place(model: Any) -> Iterator[None]:
@@ -39,6 +41,19 @@ def add_to_gradient(parameter: torch.Tensor, gradient: torch.Tensor, share: floa
         parameter.grad = gradient.to(parameter.dtype).mul_(share) if share != 1 else gradient.to(parameter.dtype)
     else:
         parameter.grad.add_(gradient, alpha=share)
+
+
+def add_product_to_gradient(parameter: torch.Tensor, left: torch.Tensor, right: torch.Tensor, share: float) -> None:
+    """Add `share` of left.T @ right, of [positions, rows] and [positions, columns], to the gradient of a leaf.
+
+    A few rows at once, which a cache holds: whole, the product and what it becomes in the leaf's format would each be
+    as large as the leaf.
+    """
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    for start in range(0, len(parameter), ROWS):
+        piece = slice(start, start + ROWS)
+        parameter.grad[piece].add_(left[:, piece].T @ right, alpha=share)
 
 
 def _fits(module: Any, kind: type[torch.nn.Module]) -> bool:

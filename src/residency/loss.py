@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from residency.batches import IGNORED
-from residency.gradients import add_to_gradient
+from residency.gradients import add_product_to_gradient, add_to_gradient
 
 PROBE = 100.0  # the largest logit of the probe
 PIECE = 2**24  # logits that are held at once where the head is frozen: 32 MiB in bf16
@@ -121,7 +121,8 @@ class _HeadLoss(torch.autograd.Function):
 
     The logits of a piece are turned into their own gradient in their place, in float32 a few rows at a time, and let
     go; the backward pass has nothing left to compute. Where the head learns they are kept, in the products' own format,
-    so that its own gradient is one product over all positions. Source: the idea of Liger Kernel (arXiv:2410.10989).
+    so that its own gradient is a product over all positions; the backward pass adds it up, where that is done in place.
+    Source: the idea of Liger Kernel (arXiv:2410.10989).
     """
 
     @staticmethod
@@ -150,9 +151,11 @@ class _HeadLoss(torch.autograd.Function):
             total += _into_gradient(own, targets[piece], smoothing, learns)
             if to_hidden is not None:
                 torch.mm(own, cast, out=to_hidden[piece])
-        to_weight = logits[: len(hidden)].T @ hidden if whole and ctx.needs_input_grad[1] else None
-        to_bias = logits[: len(hidden)].sum(0) if whole and ctx.needs_input_grad[2] else None
-        ctx.save_for_backward(to_hidden, to_weight, to_bias)
+        own = logits[: len(hidden)]
+        ctx.factors = whole and ctx.needs_input_grad[1] and in_place
+        to_weight = own.T @ hidden if whole and ctx.needs_input_grad[1] and not in_place else None
+        to_bias = own.sum(0) if whole and ctx.needs_input_grad[2] else None
+        ctx.save_for_backward(to_hidden, to_weight, to_bias, *((own, hidden) if ctx.factors else ()))
         ctx.learning, ctx.in_place = (weight, bias), in_place
         return total
 
@@ -161,9 +164,12 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, share: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         to_hidden, *to_own = ctx.saved_tensors
         found: list[torch.Tensor | None] = [None, None]
-        for place, (parameter, gradient) in enumerate(zip(ctx.learning, to_own, strict=True)):
+        known = float(share) if ctx.in_place and not isinstance(share, FakeTensor) else 1.0
+        if ctx.factors:
+            add_product_to_gradient(ctx.learning[0], *to_own[2:], known)
+        for place, (parameter, gradient) in enumerate(zip(ctx.learning, to_own, strict=False)):
             if gradient is not None and ctx.in_place:
-                add_to_gradient(parameter, gradient, 1.0 if isinstance(share, FakeTensor) else float(share))
+                add_to_gradient(parameter, gradient, known)
             elif gradient is not None:
                 found[place] = gradient.to(parameter.dtype) * share
         return None if to_hidden is None else to_hidden * share, *found, None, None, None

@@ -191,8 +191,9 @@ def _made_early(model: Any, batch: Batch) -> int:
     """Operations of the head's backward pass that `loss.fused_loss` does in the forward pass."""
     if not fused(model):
         return 0
-    weight = model.get_output_embeddings().weight
-    return 2 * batch.learnt * int(weight.numel()) * (2 if weight.requires_grad else 1)
+    head = model.get_output_embeddings()
+    early = 2 if head.weight.requires_grad and not getattr(head, "_in_place", False) else 1
+    return 2 * batch.learnt * int(head.weight.numel()) * early
 
 
 @contextmanager
