@@ -162,12 +162,13 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, share: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        to_hidden, *to_own = ctx.saved_tensors
+        to_hidden, *to_own = ctx.saved_tensors[:3]
         found: list[torch.Tensor | None] = [None, None]
         known = float(share) if ctx.in_place and not isinstance(share, FakeTensor) else 1.0
         if ctx.factors:
-            add_product_to_gradient(ctx.learning[0], *to_own[2:], known)
-        for place, (parameter, gradient) in enumerate(zip(ctx.learning, to_own, strict=False)):
+            logits, hidden = ctx.saved_tensors[3:]
+            add_product_to_gradient(ctx.learning[0], logits, hidden, known)
+        for place, (parameter, gradient) in enumerate(zip(ctx.learning, to_own, strict=True)):
             if gradient is not None and ctx.in_place:
                 add_to_gradient(parameter, gradient, known)
             elif gradient is not None:
