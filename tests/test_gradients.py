@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from families import CONFIGS, make
+from residency import gradients
 from residency.batches import collate
 from residency.gradients import added_in_place
 from residency.loss import summed_loss
@@ -41,7 +42,9 @@ def test_every_family_gets_the_gradients_that_autograd_gives(family: str) -> Non
         assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-7), name
 
 
-def test_so_it_does_in_bf16() -> None:
+@pytest.mark.parametrize("at_once", [2**21, 1000])  # the head whole, and in pieces of which the last is smaller
+def test_so_it_does_in_bf16(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(gradients, "IN_CACHE", at_once)
     model = make("llama, tied")
     wanted, found = (learnt(model, in_place=own, autocast=True) for own in (False, True))
     for name, gradient in wanted.items():

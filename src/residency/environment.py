@@ -41,7 +41,8 @@ def keep_freed_memory() -> bool:
     """Have the C library keep what tensors free, for the next tensors, instead of giving it back to the system.
 
     Whether it could. glibc maps every large block afresh, and on a CPU the page faults of that took a sixth to a
-    quarter of a training step (docs/design.md). Other systems keep memory anyway. See `give_back_memory`.
+    quarter of a training step (docs/design.md). Only the few largest still are, which would leave holes that nothing
+    else fills (docs/performance.md). Other systems keep memory anyway. See `give_back_memory`.
     """
     for name, most in KERNELS.items():
         os.environ.setdefault(name, most)

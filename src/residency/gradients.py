@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-ROWS = 4096  # of a product that is added up at once
+IN_CACHE = 2**21  # numbers of a product that are made and added at once
 
 
 @contextmanager
@@ -51,8 +51,9 @@ def add_product_to_gradient(parameter: torch.Tensor, left: torch.Tensor, right: 
     """
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    for start in range(0, len(parameter), ROWS):
-        piece = slice(start, start + ROWS)
+    rows = max(IN_CACHE // right.shape[1], 1)
+    for start in range(0, len(parameter), rows):
+        piece = slice(start, start + rows)
         parameter.grad[piece].add_(left[:, piece].T @ right, alpha=share)
 
 

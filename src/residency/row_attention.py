@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 AREA = 2**16  # scores of a head in one block, about: with a few heads a core's cache holds them
-LEAST = (
-    128  # queries of a block, if the row has as many: with fewer the products grow slow, of 4,096 tokens twice as slow
-)
+# Queries of a block, if the row has as many: with fewer the products grow slow, of 4,096 tokens twice as slow.
+LEAST = 128
 LONGEST_KEPT = 1024  # keys of a block whose probabilities are kept for the backward pass; of more they are made anew
 KNOWN = {"sliding_window", "position_ids", "cache_position"}  # tensors and numbers that change nothing here
 
