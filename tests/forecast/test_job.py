@@ -92,7 +92,7 @@ def test_time_is_work_over_speed(job: Job) -> None:
     found = times(job, Rates(compute=1e9))
     assert found.training == pytest.approx(training / 1e9)
     assert found.validation == pytest.approx(validation / 1e9)
-    assert found.total == found.training + found.validation
+    assert found.total == found.training + found.validation + found.saving
     assert found.step == pytest.approx(found.training / job.steps)
 
 

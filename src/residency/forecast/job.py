@@ -59,11 +59,11 @@ class Packing:
 class Job:
     """One run. `build(config, attention)` gives the model on the meta device, with its adapters.
 
-    `order`: places of the examples as the first epoch goes through them; `epoch`: their lengths, step by step;
-    `attention`: eager, sdpa, or auto (by width). `apart`: how many of the last layers are trained otherwise than those
-    before them. `paired`: two answers go through for each example, and the output head sees every position of both.
-    `beginning`: tokens that all examples begin with, where rows are packed; None where they are padded. `in_place`: the
-    embeddings' and the head's gradients are added where they are.
+    `order`: places of the examples as the first epoch goes through them; `epoch`: their lengths, step by step. `saves`:
+    checkpoints before the end. `attention`: eager, sdpa, or auto (by width). `apart`: how many of the last layers are
+    trained otherwise than those before them. `paired`: two answers go through for each example, and the output head
+    sees every position of both. `beginning`: tokens that all examples begin with, where rows are packed; None where
+    they are padded. `in_place`: the embeddings' and the head's gradients are added where they are.
     """
 
     config: Any
@@ -79,6 +79,7 @@ class Job:
     steps: int
     validation: tuple[Length, ...] = ()
     validations: int = 0
+    saves: int = 0
     answers: Answers | None = None
     apart: int = 0
     paired: bool = False

@@ -44,6 +44,11 @@ class Counts:
     merged: bool  # adapters are merged into a float32 base at the end
     file: int  # bytes of the base's weight files
 
+    @property
+    def saved(self) -> int:
+        """Bytes of a checkpoint: what learns, which its gradients are as large as, and the optimizer's state."""
+        return self.gradients + self.optimizer
+
 
 @dataclass(frozen=True)
 class Answering:

@@ -15,6 +15,7 @@ from residency.forecast.trace import Batch
 KERNELS = 150  # started for one layer of one micro-batch, forward and backward
 PASSES = 3  # times that a micro-batch reads the weights: forward, backward for inputs, backward for weights
 TOUCHED = 2  # an optimizer step reads and writes each of its bytes
+SAVING = 5e8  # bytes/s that a checkpoint is written, synced and hashed at, where it was not measured
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,22 @@ class Rates:
     step: float = 0.0
     start: float = 0.0
     forward: float = 0.0  # FLOP/s of a pass without gradients; `compute` where it is 0
+    saving: float = SAVING  # bytes/s of a checkpoint
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a mean step, of all steps, and of all validations."""
+    """Seconds of a mean step, of all steps, of all validations, and of the checkpoints that later steps wait for."""
 
     step: float
     training: float
     validation: float
+    saving: float = 0.0
 
     @property
     def total(self) -> float:
-        """Training with its validations."""
-        return self.training + self.validation
+        """Training with its validations and checkpoints."""
+        return self.training + self.validation + self.saving
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -58,7 +61,12 @@ def times(job: Job, rates: Rates, devices: int = 1) -> Times:
     validating = _shared([_micro(job, batch, rates, backward=False) for batch in job.validation_batches], devices)
     whole, rest = divmod(job.steps, len(per_step))
     training = whole * sum(per_step) + sum(per_step[:rest])
-    return Times(training / max(job.steps, 1), training + rates.start, validating * job.validations)
+    return Times(
+        step=training / max(job.steps, 1),
+        training=training + rates.start,
+        validation=validating * job.validations,
+        saving=job.saves * job.counts.saved / rates.saving,
+    )
 
 
 def energy_and_cost(seconds: float, watts: float, price: float | None, electricity: float) -> tuple[float, float]:

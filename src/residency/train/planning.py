@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,25 +27,25 @@ LEAST_COMPILED = 0.3  # of what plain layers have alive: what compiled ones have
 COMPILING = 20.0  # seconds that a compiler takes of a run's start, where nothing was measured
 SAMPLED = 1000  # examples that are looked at for what all begin with
 VARIES = 1.1  # what some step of a run takes on a GPU, over the most that a few took
+FRAGMENTED = 60  # micro-batches in which a heap has gone two thirds of the way to where it is trimmed
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a rehearsal saw.
 
-    How many steps. Bytes: held before the model; most in a step; what the heap takes for a step when it has no
-    fragments, on a CPU; most while validating. FLOP/s; seconds of a step beside its batches, and of the start.
+    How many steps. Bytes: most in a step; most while validating. FLOP/s, of steps and of passes without gradients.
+    Seconds: of a step beside its batches, and of the start. Bytes/s of a checkpoint.
     """
 
     steps: int
-    base: int
     peak: int
-    natural: int
     validation: int
     compute: float
     forward: float
     step: float
     start: float
+    saving: float
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def job_of(
         steps=setup.steps,
         validation=tuple(map(length, validation)),
         validations=setup.steps // validated_every(section, setup) if validation else 0,
+        saves=(setup.steps - 1) // validated_every(section, setup),
         answers=Answers(tuple(prompts), recipe.evaluate.batch, recipe.evaluate.max_new_tokens) if prompts else None,
     )
 
@@ -190,27 +192,31 @@ def memory_here(job: Job, device: torch.device) -> Memory:
 def memory_measured(job: Job, device: torch.device, seen: Measured) -> Memory:
     """Memory on this machine by what a rehearsal saw: how far its steps went over what was alive in them.
 
-    On a CPU a longer run fills its heap to where `environment.Heap` trims it.
+    On a CPU a longer run's heap falls into fragments by and by, until `environment.Heap` trims it.
     """
     counts, base = job.counts, environment.resident() if device.type == "cpu" else CONTEXT
     fixed = counts.weights + counts.gradients + counts.optimizer
-    before = seen.base if device.type == "cpu" else 0  # a GPU counts the tensors alone
-    passing: float = seen.peak - before - fixed
-    if device.type != "cpu":
-        passing *= VARIES
-    elif job.steps > seen.steps:
-        passing = max(passing, environment.Heap.GROWN * seen.natural - before - fixed)
+    if device.type == "cpu":
+        passing = seen.peak * _grown(job, seen.steps) - base - fixed
+    else:  # counts the tensors alone
+        passing = VARIES * (seen.peak - fixed)
     least = LEAST_COMPILED if job.compiled else 1.0
     found = job.memory(device.type, base, max(least, passing / job.largest[1].peak))
     if "validation" not in found.phases:
         return found
-    validating = Phase(base - before + seen.validation)
+    validating = Phase(seen.validation if device.type == "cpu" else base + seen.validation)
     return replace(found, phases={**found.phases, "validation": validating})
+
+
+def _grown(job: Job, seen: int) -> float:
+    """How many times its size in the first steps, of which some were `seen`, the process has when the run ends."""
+    more = max(job.steps - seen, 0) * sum(map(len, job.batches)) / len(job.batches)
+    return 1 + (environment.Heap.GROWN - 1) * (1 - math.exp(-more / FRAGMENTED))
 
 
 def rates_measured(seen: Measured) -> Rates:
     """What this machine got done in a rehearsal."""
-    return Rates(compute=seen.compute, step=seen.step, start=seen.start, forward=seen.forward)
+    return Rates(seen.compute, step=seen.step, start=seen.start, forward=seen.forward, saving=seen.saving)
 
 
 def rates_here(job: Job, device: torch.device) -> Rates:

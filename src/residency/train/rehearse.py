@@ -31,11 +31,12 @@ from residency.train.results import forget_peak, peak_memory
 from residency.train.setup import Setup, arguments, build_model, setup_of
 from residency.train.steps import StepCollator
 from residency.train.trainer import ResidencyTrainer
-from residency.workspace import Run
+from residency.workspace import Run, replacing
 
 BATCHES = 12  # micro-batches of a rehearsed step, at most
-STEPS = 10  # the one with the largest micro-batch, then steps as they come
+STEPS = 10  # of them the second has the largest micro-batch: the first has neither gradients nor optimizer state yet
 ENOUGH = 30.0  # seconds of steps; where they are slow, two have to do
+SAVED = 2**27  # bytes that are saved as a checkpoint is, to see how fast that goes
 
 
 def rehearse(recipe: Recipe, job: Job, examples: Sequence[Example], validation: Sequence[Example]) -> Measured:
@@ -67,10 +68,11 @@ def rehearse(recipe: Recipe, job: Job, examples: Sequence[Example], validation: 
 
 
 def chosen(job: Job, examples: Sequence[Example]) -> list[list[Example]]:
-    """The examples of the rehearsed steps: those about the largest micro-batch first, then the epoch's first ones."""
+    """The examples of the rehearsed steps: the epoch's first ones, and as second that of the largest micro-batch."""
     largest, _ = job.largest
-    places = [place for place, step in enumerate(job.batches) if largest in step][:1]
-    places += [place for place in range(len(job.batches)) if place not in places][: STEPS - 1]
+    widest = next((place for place, step in enumerate(job.batches) if largest in step), 0)
+    places = [place for place in range(len(job.batches)) if place != widest][: STEPS - 1]
+    places.insert(1, widest)
     starts = [sum(len(step) for step in job.epoch[:place]) for place in places]
     order = job.order
     found = []
@@ -91,15 +93,16 @@ def _measured(seen: dict[str, Any], job: Job, steps: list[list[Any]], asked: lis
     from_step = 1 if len(work) > 1 else 0
     inside, whole = sum(seen["inside"][from_step:]), sum(seen["whole"][from_step:])
     compute = sum(work[from_step:]) / max(inside, 1e-9)
-    start = seen["compiling"] + (max(seen["inside"][0] - work[0] / compute, 0.0) if from_step else 0.0)
+    beside = max(whole - inside, 0.0) / (len(work) - from_step)
+    start = seen["compiling"] + (max(seen["whole"][0] - beside - work[0] / compute, 0.0) if from_step else 0.0)
     forward = sum(job.work.forward(b) for b in job.cut([length(_example(e)) for e in asked], 2 * job.tokens_per_batch))
     return Measured(
         compute=compute,
         forward=forward / seen["validated"] if asked else compute,
-        step=max(whole - inside, 0.0) / (len(work) - from_step),
+        step=beside,
         start=start,
         steps=len(work),
-        **{name: seen[name] for name in ("base", "peak", "natural", "validation")},
+        **{name: seen[name] for name in ("peak", "validation", "saving")},
     )
 
 
@@ -110,7 +113,6 @@ def main(given: Path, found: Path) -> None:
     steps = [[_example(plain) for plain in step] for step in content["steps"]]
     validation = [_example(plain) for plain in content["validation"]]
     environment.keep_freed_memory()
-    base = environment.resident()
     setup = replace(setup_of(recipe, [len(example) for step in steps for example in step]), steps=len(steps))
     model = build_model(recipe, setup, Silent())
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +126,8 @@ def main(given: Path, found: Path) -> None:
             **setup.going,
         )
         seen = _watch(trainer, setup.device, validation)
-    found.write_text(json.dumps({"base": base, **seen}), "utf-8")
+        seen["saving"] = _saving_speed(Path(folder))
+    found.write_text(json.dumps(seen), "utf-8")
 
 
 def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example]) -> dict[str, Any]:
@@ -141,13 +144,22 @@ def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example])
         trainer.evaluate()
     return {
         "peak": max(watch.peaks),
-        "natural": trainer.heap.natural,
         "validation": peak_memory(device),
         "inside": watch.inside,
         "whole": watch.whole,
         "compiling": trainer.counts.compile_seconds,
         "validated": time.perf_counter() - started,
     }
+
+
+def _saving_speed(folder: Path) -> float:
+    """Bytes a second of a checkpoint, written, synced and hashed."""
+    content, started = torch.rand(SAVED // 4), time.perf_counter()
+    with replacing(folder / "checkpoint") as made:
+        made.mkdir()
+        torch.save(content, made / "content.pt")
+        Run(made).seal()
+    return SAVED / (time.perf_counter() - started)
 
 
 class _Rehearsal(ResidencyTrainer):
