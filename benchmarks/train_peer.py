@@ -322,6 +322,91 @@ def llamafactory(given: Given, clock: Clock) -> float:
     return validated(kept["trainer"].model, given)
 
 
+def torchtune(given: Given, clock: Clock, compile: bool = False) -> float:
+    """torchtune's recipe for full fine-tuning on one device, all in bf16 as its configurations have it.
+
+    The model is its Llama 3.2 at the sizes in config.json, without the scaling of positions.
+    """
+    import importlib.util
+
+    import torch
+    import torchtune
+    from omegaconf import OmegaConf
+    from torchtune.data import padded_collate_sft
+
+    file = Path(torchtune.__file__).parents[1] / "recipes" / "full_finetune_single_device.py"
+    spec = importlib.util.spec_from_file_location("recipe", file)
+    recipe = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(recipe)  # type: ignore[union-attr]
+
+    class OnRows(recipe.FullFinetuneRecipeSingleDevice):  # type: ignore[misc, name-defined]
+        """The recipe on rows that are tokens already; what was trained is not needed."""
+
+        def _setup_data(self, *_: Any, **__: Any) -> Any:
+            rows = [{"tokens": row["input_ids"], "labels": row["labels"]} for row in given["rows"]]
+            sampler = recipe.StatefulDistributedSampler(rows, num_replicas=1, rank=0, shuffle=True)
+            return recipe.StatefulDataLoader(rows, batch_size=4, sampler=sampler, collate_fn=padded_collate_sft)
+
+        def save_checkpoint(self, *_: Any, **__: Any) -> None:
+            pass
+
+    numbers = json.loads((Path(given["model"]) / "config.json").read_text("utf-8"))
+    settings = {
+        "output_dir": given["scratch"],
+        "device": given["device"],
+        "dtype": "bf16",
+        "seed": given["seed"],
+        "epochs": 1,
+        "batch_size": 4,
+        "gradient_accumulation_steps": max(given["examples_per_step"] // 4, 1),
+        "max_steps_per_epoch": given["steps"],
+        "resume_from_checkpoint": False,
+        "optimizer_in_bwd": False,
+        "shuffle": True,
+        "compile": compile,
+        "dataset": {},
+        "tokenizer": {"_component_": "types.SimpleNamespace"},
+        "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
+        "optimizer": {"_component_": "torch.optim.AdamW", "fused": True, "lr": given["learning_rate"]},
+        "metric_logger": {"_component_": "torchtune.training.metric_logging.DiskLogger", "log_dir": given["scratch"]},
+        "checkpointer": {
+            "_component_": "torchtune.training.FullModelHFCheckpointer",
+            "checkpoint_dir": given["model"],
+            "checkpoint_files": ["model.safetensors"],
+            "output_dir": given["scratch"],
+            "model_type": "LLAMA3_2",
+        },
+        "model": {
+            "_component_": "torchtune.models.llama3_2._component_builders.llama3_2",
+            "vocab_size": numbers["vocab_size"],
+            "num_layers": numbers["num_hidden_layers"],
+            "num_heads": numbers["num_attention_heads"],
+            "num_kv_heads": numbers["num_key_value_heads"],
+            "embed_dim": numbers["hidden_size"],
+            "intermediate_dim": numbers["intermediate_size"],
+            "max_seq_len": 2048,
+            "rope_base": int(numbers["rope_parameters"]["rope_theta"]),
+            "norm_eps": numbers["rms_norm_eps"],
+            "scale_factor": 1,
+        },
+    }
+    step = torch.optim.AdamW.step
+
+    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = step(self, *args, **kwargs)
+        clock.end()
+        return found
+
+    torch.optim.AdamW.step = timed
+    config = OmegaConf.create(settings)
+    own = OnRows(config)
+    own.setup(config)
+    clock.begin()
+    own.train()
+    own._model.num_output_chunks = 0
+    return validated(own._model.float(), given)
+
+
 def residency(given: Given, clock: Clock, compile: bool = True, settings: Sequence[str] = ()) -> float:
     """`residency train` on the run that the rows were taken from."""
     from residency.models import load_prompt
@@ -344,6 +429,8 @@ SYSTEMS: dict[str, Callable[[Given, Clock], float]] = {
     "trl-packed": trl_packed,
     "litgpt": litgpt,
     "llamafactory": llamafactory,
+    "torchtune": torchtune,
+    "torchtune-compiled": partial(torchtune, compile=True),
     "residency": residency,
     "residency-plain": partial(residency, compile=False),
     "residency-lean": partial(residency, settings=("train.optimizer=adafactor", "train.tokens_per_batch=512")),

@@ -37,6 +37,7 @@ ENVIRONMENTS = {
     "trl": ["trl==1.16.0", "transformers==5.23.0", "peft", TORCH],
     "litgpt": ["litgpt==0.5.13", "requests", TORCH],
     "llamafactory": ["llamafactory==0.9.5", TORCH],
+    "torchtune": ["torchtune==0.6.1", "torchao==0.15.0", TORCH],
 }
 SYSTEMS = {  # the environment of each, and what the table calls it
     "tutorial": ("trl", "transformers Trainer as in the tutorial (fp32, 1 at a time, Adafactor)"),
@@ -46,12 +47,13 @@ SYSTEMS = {  # the environment of each, and what the table calls it
     "trl-packed": ("trl", "TRL, rows packed to 1,024 tokens, no checkpointing"),
     "litgpt": ("litgpt", "LitGPT, bf16-mixed, 4 at a time"),
     "llamafactory": ("llamafactory", "LLaMA-Factory, bf16, 4 at a time"),
+    "torchtune": ("torchtune", "torchtune, full fine-tuning on one device, bf16, 4 at a time"),
+    "torchtune-compiled": ("torchtune", "torchtune, the same compiled"),
     "residency-plain": ("", "Residency, layers not compiled"),
     "residency": ("", "Residency"),
     "residency-lean": ("", "Residency, Adafactor, 512 tokens at a time"),
 }
 NOT_HERE = {
-    "torchtune 0.6.1": "needs torchao 0.12, a recipe of its own and a tokenizer of its own; not set up",
     "Axolotl 0.19.0": "needs a GPU",
     "Unsloth 2026.10.9": "needs a GPU",
 }
@@ -230,6 +232,13 @@ def table(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], argumen
     circumstances(given, arguments)
 
 
+def untrained(given: dict[str, Any]) -> float:
+    """The validation loss (nats) that all begin with."""
+    from train_peer import loaded, validated
+
+    return validated(loaded(given | {"method": "full"})[0], given)
+
+
 def circumstances(given: dict[str, Any], arguments: argparse.Namespace) -> None:
     import torch
 
@@ -241,6 +250,7 @@ def circumstances(given: dict[str, Any], arguments: argparse.Namespace) -> None:
         f"{lengths[len(lengths) // 2]} tokens in the middle ({lengths[0]} to {lengths[-1]}), {arguments.steps} steps "
         f"of {arguments.examples_per_step}, {arguments.rounds} rounds. {here.describe()['machine']}; "
         f"{torch.get_num_threads()} threads; torch {torch.__version__}; "
+        f"validation loss before any training {untrained(given):.4f}; "
         f"{'; '.join(sorted({p for name in ENVIRONMENTS for p in ENVIRONMENTS[name][:1]}))}; "
         f"{datetime.date.today().isoformat()}."
     )
