@@ -201,18 +201,28 @@ def picture(found: list[tuple[Point, dict[str, Any]]], file: Path) -> None:
                 places = [_size(point) for point, _ in own]
                 axes[0, column].plot(places, [one["speed"] for _, one in own], marker="o", label=method)
                 axes[1, column].plot(places, [one["peak"] / 2**30 for _, one in own], marker="o", label=method)
+        every = [(point, one) for point, one in found if point.series == name]
+        places = sorted({_size(point) for point, _ in every})
         for row in (0, 1):
             axes[row, column].set_xscale("log")
-            axes[row, column].xaxis.set_minor_formatter(ticker.NullFormatter())
+            axes[row, column].xaxis.set_minor_locator(ticker.NullLocator())
+            axes[row, column].set_xticks(places, [_short(place) for place in places])
         axes[0, column].set_yscale("log")
-        axes[0, column].set_ylim(bottom=1)
-        axes[1, column].set_ylim(bottom=0)
+        axes[0, column].set_ylim(100, 1.5 * max(one["speed"] for _, one in found))
+        axes[1, column].set_ylim(0, 1.1 * max(one["peak"] / 2**30 for _, one in every))
         axes[0, column].set_title({"rows": "more rows", "length": "longer rows", "model": "a larger model"}[name])
         axes[1, column].set_xlabel({"rows": "rows", "length": "tokens a row", "model": "parameters"}[name])
         axes[0, column].legend()
     axes[0, 0].set_ylabel("tokens of real text a second")
     axes[1, 0].set_ylabel("peak memory, GiB")
     figure.savefig(file, dpi=150)
+
+
+def _short(number: float) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size and number % (size / 10) == 0:
+            return f"{number / size:g} {unit}"
+    return f"{number:,.0f}"
 
 
 def _size(point: Point) -> float:
