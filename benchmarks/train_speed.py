@@ -4,6 +4,7 @@
     python benchmarks/train_speed.py --method lora
     python benchmarks/train_speed.py --source PATH/medquad.parquet --set data.question=question --set data.answer=answer
     python benchmarks/train_speed.py --systems tutorial residency --rounds 1 --steps 4     a first look
+    python benchmarks/train_speed.py --picture FILE.png           draws the table besides
     python benchmarks/train_speed.py --device cuda                where there is a GPU (never run by us)
 
 Each peer is installed at the version below from the package index into an environment of its own under --envs, once.
@@ -76,6 +77,8 @@ def main() -> None:
                         f"round {number + 1}, {system}: {speed(one, given):.0f} tokens/s", file=sys.stderr, flush=True
                     )
         table(found, given, arguments)
+        if arguments.picture:
+            picture(found, given, arguments)
 
 
 def parsed() -> argparse.Namespace:
@@ -90,6 +93,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--validation", type=int, default=16, help="validation rows, at most")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="only these")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where")
+    parser.add_argument("--picture", type=Path, help="a file for speed and memory, drawn")
     parser.add_argument("--envs", type=Path, default=Path("runs/peers"), help="where the peers are installed")
     return parser.parse_args()
 
@@ -230,6 +234,34 @@ def table(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], argumen
     for name, reason in NOT_HERE.items():
         print(f"| {name} | not run: {reason} | | | | | |")
     circumstances(given, arguments)
+
+
+def picture(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Speed and memory of each system side by side, a dot a round; how much it learnt stands beside its bar."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    kept = {system: runs for system, runs in found.items() if runs}
+    names, before = [SYSTEMS[system][1].replace(" (", "\n(") for system in kept], untrained(given)
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(12, 0.6 * len(kept) + 1), layout="constrained", sharey=True, width_ratios=(2, 1)
+    )
+    for place, (system, runs) in enumerate(kept.items()):
+        colour = "tab:orange" if SYSTEMS[system][0] == "" else "tab:blue"
+        speeds = [speed(one, given) for one in runs]
+        left.barh(place, statistics.median(speeds), color=colour, alpha=0.6)
+        left.plot(speeds, [place] * len(speeds), "o", color="black", markersize=4)
+        learnt = before - statistics.median(one["loss"] for one in runs)
+        left.text(max(speeds), place, f"  {learnt:.3f} nats learnt", va="center")
+        right.barh(place, max(one["peak_bytes"] for one in runs) / 2**30, color=colour, alpha=0.6)
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    left.set_xlim(0, 1.4 * max(speed(one, given) for runs in kept.values() for one in runs))
+    left.set_xlabel(f"tokens of real text a second ({arguments.method} fine-tuning of {arguments.base})")
+    right.set_xlabel("peak memory, GiB")
+    figure.savefig(arguments.picture, dpi=150)
 
 
 def untrained(given: dict[str, Any]) -> float:
