@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +9,12 @@ import torch
 
 from residency import environment, models
 from residency.forecast.memory import CONTEXT, count
-from residency.forecast.speed import Rates, times
+from residency.forecast.speed import SAVING, Rates, times
 from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
 from residency.train.planning import Measured, job_of, memory_measured
-from residency.train.rehearse import chosen
+from residency.train.rehearse import SAVED, chosen, saving_speed
 from residency.train.setup import build_model, setup_of
 
 EXAMPLES = [Example(tuple(range(30 + place)), 20) for place in range(20)]
@@ -126,3 +127,10 @@ def test_a_training_with_checkpoints_on_the_way_takes_longer(small_recipe: dict[
     saved = times(job, Rates(1e9, saving=1e6)).saving
     assert saved == pytest.approx(2 * (job.counts.gradients + job.counts.optimizer) / 1e6)
     assert times(job, Rates(1e9, saving=2e6)).total < times(job, Rates(1e9, saving=1e6)).total
+
+
+def test_a_folder_that_takes_no_checkpoint_is_no_reason_not_to_plan(tmp_path: Path) -> None:
+    assert saving_speed(tmp_path) != SAVING
+    assert (tmp_path / "checkpoint" / "content.pt").stat().st_size >= SAVED
+    (tmp_path / "file").touch()
+    assert saving_speed(tmp_path / "file") == SAVING

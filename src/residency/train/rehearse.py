@@ -23,6 +23,7 @@ from residency import environment, models
 from residency.batches import cut
 from residency.errors import UserError
 from residency.forecast.job import Job
+from residency.forecast.speed import SAVING
 from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
@@ -126,7 +127,7 @@ def main(given: Path, found: Path) -> None:
             **setup.going,
         )
         seen = _watch(trainer, setup.device, validation)
-        seen["saving"] = _saving_speed(Path(folder))
+        seen["saving"] = saving_speed(Path(folder))
     found.write_text(json.dumps(seen), "utf-8")
 
 
@@ -152,13 +153,16 @@ def _watch(trainer: _Rehearsal, device: torch.device, validation: list[Example])
     }
 
 
-def _saving_speed(folder: Path) -> float:
-    """Bytes a second of a checkpoint, written, synced and hashed."""
+def saving_speed(folder: Path) -> float:
+    """Bytes a second of a checkpoint, written, synced and hashed; `SAVING` where the folder can't take it."""
     content, started = torch.rand(SAVED // 4), time.perf_counter()
-    with replacing(folder / "checkpoint") as made:
-        made.mkdir()
-        torch.save(content, made / "content.pt")
-        Run(made).seal()
+    try:
+        with replacing(folder / "checkpoint") as made:
+            made.mkdir()
+            torch.save(content, made / "content.pt")
+            Run(made).seal()
+    except (OSError, RuntimeError):  # torch's own writer raises the latter
+        return SAVING
     return SAVED / (time.perf_counter() - started)
 
 
