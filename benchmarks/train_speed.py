@@ -50,6 +50,7 @@ SYSTEMS = {  # the environment of each, and what the table calls it
     "llamafactory": ("llamafactory", "LLaMA-Factory, bf16, 4 at a time"),
     "torchtune": ("torchtune", "torchtune, full fine-tuning on one device, bf16, 4 at a time"),
     "torchtune-compiled": ("torchtune", "torchtune, the same compiled"),
+    "torchtune-fp32": ("torchtune", "torchtune, the same in fp32"),
     "residency-plain": ("", "Residency, layers not compiled"),
     "residency": ("", "Residency"),
     "residency-lean": ("", "Residency, Adafactor, 512 tokens at a time"),
@@ -76,9 +77,10 @@ def main() -> None:
                     print(
                         f"round {number + 1}, {system}: {speed(one, given):.0f} tokens/s", file=sys.stderr, flush=True
                     )
-        table(found, given, arguments)
+        before = untrained(given)
+        table(found, given, arguments, before)
         if arguments.picture:
-            picture(found, given, arguments)
+            picture(found, given, arguments, before)
 
 
 def parsed() -> argparse.Namespace:
@@ -208,7 +210,9 @@ def speed(one: dict[str, Any], given: dict[str, Any]) -> float:
     return per_step * (len(one["seconds"]) - 1) / sum(one["seconds"][1:])
 
 
-def table(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], arguments: argparse.Namespace) -> None:
+def table(
+    found: dict[str, list[dict[str, Any]]], given: dict[str, Any], arguments: argparse.Namespace, before: float
+) -> None:
     """Medians over the rounds; ratios to the first system round by round."""
     from safetensors import safe_open
 
@@ -233,10 +237,12 @@ def table(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], argumen
         print("| " + " | ".join([*cells, f"{start:.0f} s", f"{loss:.4f}"]) + " |", flush=True)
     for name, reason in NOT_HERE.items():
         print(f"| {name} | not run: {reason} | | | | | |")
-    circumstances(given, arguments)
+    circumstances(given, arguments, before)
 
 
-def picture(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], arguments: argparse.Namespace) -> None:
+def picture(
+    found: dict[str, list[dict[str, Any]]], given: dict[str, Any], arguments: argparse.Namespace, before: float
+) -> None:
     """Speed and memory of each system side by side, a dot a round; how much it learnt stands beside its bar."""
     import matplotlib
 
@@ -244,7 +250,7 @@ def picture(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], argum
     from matplotlib import pyplot
 
     kept = {system: runs for system, runs in found.items() if runs}
-    names, before = [SYSTEMS[system][1].replace(" (", "\n(") for system in kept], untrained(given)
+    names = [SYSTEMS[system][1].replace(" (", "\n(") for system in kept]
     figure, (left, right) = pyplot.subplots(
         1, 2, figsize=(12, 0.6 * len(kept) + 1), layout="constrained", sharey=True, width_ratios=(2, 1)
     )
@@ -266,12 +272,12 @@ def picture(found: dict[str, list[dict[str, Any]]], given: dict[str, Any], argum
 
 def untrained(given: dict[str, Any]) -> float:
     """The validation loss (nats) that all begin with."""
-    from train_peer import loaded, validated
+    from peer_tools import loaded, validated
 
     return validated(loaded(given | {"method": "full"})[0], given)
 
 
-def circumstances(given: dict[str, Any], arguments: argparse.Namespace) -> None:
+def circumstances(given: dict[str, Any], arguments: argparse.Namespace, before: float) -> None:
     import torch
 
     from residency import environment as here
@@ -282,7 +288,7 @@ def circumstances(given: dict[str, Any], arguments: argparse.Namespace) -> None:
         f"{lengths[len(lengths) // 2]} tokens in the middle ({lengths[0]} to {lengths[-1]}), {arguments.steps} steps "
         f"of {arguments.examples_per_step}, {arguments.rounds} rounds. {here.describe()['machine']}; "
         f"{torch.get_num_threads()} threads; torch {torch.__version__}; "
-        f"validation loss before any training {untrained(given):.4f}; "
+        f"validation loss before any training {before:.4f}; "
         f"{'; '.join(sorted({p for name in ENVIRONMENTS for p in ENVIRONMENTS[name][:1]}))}; "
         f"{datetime.date.today().isoformat()}."
     )
