@@ -197,12 +197,16 @@ def load_adapted(section: ModelSection, adapter: Path, dtype: torch.dtype | None
     import torch
     from peft import PeftModel
 
+    from residency.dither import dither_adapted
+
     untrusted.refuse_pickles(adapter, str(adapter))  # peft would take a pickle where there is no other file
     config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
     if config.get("peft_type") == "PROMPT_TUNING":
         return virtual.put_before(load_base(section, dtype), virtual.read(adapter))  # type: ignore[no-any-return]
     with quiet_libraries():
-        model = PeftModel.from_pretrained(load_base(section), str(adapter)).merge_and_unload()
+        adapted = PeftModel.from_pretrained(load_base(section), str(adapter))
+        dither_adapted(adapted)
+        model = adapted.merge_and_unload()
     return model.to(dtype or torch.float32).eval()  # type: ignore[no-any-return]
 
 

@@ -18,6 +18,7 @@ from residency.errors import UserError, listed, nearest
 from residency.sections import (
     DistributedSection,
     DpoSection,
+    EvaluateSection,
     FreezeSection,
     GuardSection,
     Ia3Section,
@@ -192,6 +193,7 @@ class TrainSection(Section):
     neftune: float = Field(0.0, ge=0, le=100, description="noise on the embeddings while training; 5 is usual, 0: none")
     label_smoothing: Share = Field(0.0, description="share of each target spread over the whole vocabulary")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 where the processor has it")
+    dither: bool = Field(True, description="draw the bits below bf16's, so that small steps outlive its rounding")
     compile: Literal["auto"] | bool = Field("auto", description="torch.compile the layers; auto: in long runs on a CPU")
     evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: two an epoch")
     patience: int = Field(0, ge=0, description="stop after this many validations without a better one; 0: never")
@@ -214,17 +216,6 @@ class TrainSection(Section):
         if self.method == "qlora" and self.lora.variant in ("pissa", "olora"):
             raise ValueError(f"the variant {self.lora.variant} changes weights that qlora packs; use another, or lora")
         return self
-
-
-class EvaluateSection(Section):
-    """How base and tuned model are compared."""
-
-    questions: int = Field(50, ge=1, description="held-out questions that both models answer, at most")
-    max_new_tokens: int = Field(200, ge=1, description="longest answer in tokens")
-    decoding: Literal["auto", "greedy"] = Field("auto", description="auto: chosen on the validation questions")
-    off_topic: bool = Field(True, description="also ask ten questions that have nothing to do with the subject")
-    batch: int = Field(64, ge=1, description="questions answered at once")
-    resamples: int = Field(2000, ge=100, description="bootstrap resamples behind each interval")
 
 
 class Recipe(Section):

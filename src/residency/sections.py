@@ -202,6 +202,17 @@ class SynthesiseSection(Section):
         return self
 
 
+class EvaluateSection(Section):
+    """How base and tuned model are compared."""
+
+    questions: int = Field(50, ge=1, description="held-out questions that both models answer, at most")
+    max_new_tokens: int = Field(200, ge=1, description="longest answer in tokens")
+    decoding: Literal["auto", "greedy"] = Field("auto", description="auto: chosen on the validation questions")
+    off_topic: bool = Field(True, description="also ask ten questions that have nothing to do with the subject")
+    batch: int = Field(64, ge=1, description="questions answered at once")
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples behind each interval")
+
+
 class StudySection(Section):
     """What `residency study` sets beside fine-tuning."""
 

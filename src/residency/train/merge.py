@@ -12,6 +12,7 @@ import torch
 
 from residency import models, virtual
 from residency.batches import collate
+from residency.dither import dither_adapted
 from residency.errors import UserError
 from residency.loss import head_on
 from residency.prompts import Example
@@ -48,6 +49,8 @@ def merged(recipe: Recipe, adapter: Path, examples: Sequence[Example], pad_id: i
     with models.quiet_libraries():
         base = quantised.unpacked(recipe.model) if train.method == "qlora" else models.load_base(recipe.model)
         adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
+        if train.dither:
+            dither_adapted(adapted)
         expected = _logits(adapted, batch)
         if train.method == "prompt-tuning":
             model: Any = virtual.put_before(adapted.get_base_model(), virtual.read(adapter))

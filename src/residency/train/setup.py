@@ -11,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from residency import models, ranks
+from residency.dither import dither
 from residency.errors import UserError
 from residency.progress import Progress
 from residency.prompts import Example, Prompt
@@ -28,6 +29,7 @@ COMPILED_FROM = 2e13  # operations of a run: about a minute of two cores, twice 
 COMPILED = ("full", "lora", "freeze", "ia3")
 GPU_TOKENS = 16384
 VALIDATIONS_PER_EPOCH = 2
+NOTABLE = 0.001  # share of weights on bf16's grid from which it is told; of any numbers 1 in 65,536 is
 WAITS = 7200  # seconds that ranks wait for each other: while the first writes a checkpoint, or answers questions
 
 
@@ -133,7 +135,20 @@ def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
         quantised.need("train.optimizer adamw-8bit", setup.device)
     load = quantised.load_packed if section.method == "qlora" else models.load_base
     torch.manual_seed(section.seed)
-    return adapters.attach(load(recipe.model, dtype, attention, progress), section)
+    model = adapters.attach(load(recipe.model, dtype, attention, progress), section)
+    if section.dither and section.method in adapters.WHOLE:
+        _dithered(model, progress)
+    return model
+
+
+def _dithered(model: Any, progress: Progress) -> None:
+    learning = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+    drawn, count = dither(learning)
+    if drawn > NOTABLE * count:
+        progress.say(
+            f"{drawn / count:.0%} of the weights are numbers of bf16: the bits below it are drawn, so that small steps "
+            "outlive its rounding (train.dither)"
+        )
 
 
 def validated_every(section: TrainSection, setup: Setup) -> int:
