@@ -7,6 +7,7 @@ from typing import Any
 
 IGNORED = -100
 Given = dict[str, Any]
+Losses = dict[str, float | None]
 
 
 class Clock:
@@ -67,12 +68,31 @@ def loaded(given: Given) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def validated(model: Any, given: Given) -> float:
-    """Mean cross-entropy (nats) of the validation rows' answer tokens, one row at a time, in float32."""
+def validated(model: Any, given: Given) -> Losses:
+    """Mean cross-entropy (nats) of the validation rows' answer tokens, one row at a time, computed in float32.
+
+    `loss` is that of the weights as training left them, `loss_in_bf16` that of the same weights rounded to bf16, as
+    most models are saved and loaded; None where adapters would have to be merged first.
+    """
     import torch
 
+    if "_original_forward" in vars(model):  # accelerate's, which computes in bf16
+        model.forward = model._original_forward
+    model = getattr(model, "_forward_module", model)  # Lightning's, which does so too
     if isinstance(model, torch.nn.Module):
         model = model.eval()
+    loss = _loss(model, given)
+    if given["method"] != "full":
+        return {"loss": loss, "loss_in_bf16": None}
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.bfloat16())
+    return {"loss": loss, "loss_in_bf16": _loss(model, given)}
+
+
+def _loss(model: Any, given: Given) -> float:
+    import torch
+
     total, tokens = 0.0, 0
     with torch.no_grad():
         for row in given["validation"]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from peer_tools import IGNORED, Clock, Given, loaded, validated
+from peer_tools import IGNORED, Clock, Given, Losses, loaded, validated
 
 
-def tutorial(given: Given, clock: Clock, **changed: Any) -> float:
+def tutorial(given: Given, clock: Clock, **changed: Any) -> Losses:
     """transformers' Trainer as the tutorial has it: float32, one example at a time, accumulated, Adafactor."""
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
@@ -18,6 +18,7 @@ def tutorial(given: Given, clock: Clock, **changed: Any) -> float:
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": given["examples_per_step"],
         "learning_rate": given["learning_rate"],
+        "lr_scheduler_type": "constant",
         "optim": "adafactor",
         "save_strategy": "no",
         "report_to": "none",
@@ -36,12 +37,12 @@ def tutorial(given: Given, clock: Clock, **changed: Any) -> float:
     return validated(trainer.model, given)
 
 
-def tutorial_bf16(given: Given, clock: Clock) -> float:
+def tutorial_bf16(given: Given, clock: Clock) -> Losses:
     """The same with bf16."""
     return tutorial(given, clock, bf16=True)
 
 
-def trl(given: Given, clock: Clock, **changed: Any) -> float:
+def trl(given: Given, clock: Clock, **changed: Any) -> Losses:
     """TRL's SFTTrainer with its defaults."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -54,6 +55,7 @@ def trl(given: Given, clock: Clock, **changed: Any) -> float:
         "per_device_train_batch_size": size,
         "gradient_accumulation_steps": max(given["examples_per_step"] // size, 1),
         "learning_rate": given["learning_rate"],
+        "lr_scheduler_type": "constant",
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -76,12 +78,12 @@ def trl(given: Given, clock: Clock, **changed: Any) -> float:
     return validated(trainer.model, given)
 
 
-def trl_best(given: Given, clock: Clock) -> float:
+def trl_best(given: Given, clock: Clock) -> Losses:
     """TRL without activation checkpointing, its micro-batches as large as is fast here."""
     return trl(given, clock, gradient_checkpointing=False, size=4)
 
 
-def trl_packed(given: Given, clock: Clock) -> float:
+def trl_packed(given: Given, clock: Clock) -> Losses:
     """TRL with rows packed into sequences of 1,024 tokens, as many of them a step as hold its examples.
 
     Where no kernel keeps packed rows apart, as on a CPU, they see each other: TRL warns of it.
@@ -98,7 +100,7 @@ def trl_packed(given: Given, clock: Clock) -> float:
     )
 
 
-def llamafactory(given: Given, clock: Clock) -> float:
+def llamafactory(given: Given, clock: Clock) -> Losses:
     """LLaMA-Factory's trainer over its own data pipeline replaced by rows that are tokens already."""
     from llamafactory.train.sft import workflow
     from llamafactory.train.tuner import run_exp
@@ -137,6 +139,7 @@ def llamafactory(given: Given, clock: Clock) -> float:
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": max(given["examples_per_step"] // 4, 1),
             "learning_rate": given["learning_rate"],
+            "lr_scheduler_type": "constant",
             "max_steps": given["steps"],
             "bf16": True,
             "save_strategy": "no",

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peer_tools import IGNORED, Clock, Given, validated
+from peer_tools import IGNORED, Clock, Given, Losses, validated
 
 
-def litgpt(given: Given, clock: Clock) -> float:
+def litgpt(given: Given, clock: Clock) -> Losses:
     """LitGPT's own fine-tuning loop, in bf16 mixed precision, on rows that are tokens already."""
     import litgpt.finetune.full
     import litgpt.finetune.lora
@@ -66,6 +66,7 @@ def litgpt(given: Given, clock: Clock) -> float:
 
     clock.watch(torch.optim.AdamW)
     module.load_checkpoint, module.fit = loading, fitting
+    module.get_lr_scheduler = lambda optimizer, *_, **__: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     module.save_checkpoint = lambda *_, **__: None
     module.generate_example = lambda *_, **__: None
     module.merge_lora = lambda *_, **__: None  # of what was not saved
@@ -104,7 +105,7 @@ def litgpt(given: Given, clock: Clock) -> float:
     return validated(kept["model"], given)
 
 
-def torchtune(given: Given, clock: Clock, compile: bool = False, dtype: str = "bf16") -> float:
+def torchtune(given: Given, clock: Clock, compile: bool = False, dtype: str = "bf16") -> Losses:
     """torchtune's recipe for full fine-tuning on one device, wholly in bf16 as its configurations have it.
 
     The model is its Llama 3.2 at the sizes in config.json, without the scaling of positions.

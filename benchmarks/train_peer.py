@@ -22,20 +22,19 @@ BEGUN = time.perf_counter()
 
 import peers_on_trainer  # noqa: E402  (the clock runs from the process's start)
 import peers_with_loops  # noqa: E402
-from peer_tools import Clock, Given, validated  # noqa: E402
+from peer_tools import Clock, Given, Losses, validated  # noqa: E402
 
 
 def main() -> None:
     system, given_file, found_file = sys.argv[1:4]
     given = json.loads(Path(given_file).read_text("utf-8"))
     clock = Clock()
-    loss = SYSTEMS[system](given, clock)
+    losses = SYSTEMS[system](given, clock)
     begins = [clock.first_begun, *clock.ends[:-1]]
-    found = {
+    found = losses | {
         "to_first_step": clock.ends[0] - BEGUN,
         "seconds": [end - begin for begin, end in zip(begins, clock.ends, strict=True)],
         "peak_bytes": clock_peak(),
-        "loss": loss,
     }
     Path(found_file).write_text(json.dumps(found), "utf-8")
 
@@ -45,7 +44,7 @@ def clock_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def residency(given: Given, clock: Clock, compile: bool = True, settings: Sequence[str] = ()) -> float:
+def residency(given: Given, clock: Clock, compile: bool = True, settings: Sequence[str] = ()) -> Losses:
     """`residency train` on the run that the rows were taken from."""
     from residency.models import load_prompt
     from residency.train import fit
@@ -59,7 +58,7 @@ def residency(given: Given, clock: Clock, compile: bool = True, settings: Sequen
     return validated(kept["model"], given)
 
 
-SYSTEMS: dict[str, Callable[[Given, Clock], float]] = {
+SYSTEMS: dict[str, Callable[[Given, Clock], Losses]] = {
     "tutorial": peers_on_trainer.tutorial,
     "tutorial-bf16": peers_on_trainer.tutorial_bf16,
     "trl": peers_on_trainer.trl,

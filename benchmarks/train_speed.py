@@ -4,15 +4,17 @@
     python benchmarks/train_speed.py --method lora
     python benchmarks/train_speed.py --source PATH/medquad.parquet --set data.question=question --set data.answer=answer
     python benchmarks/train_speed.py --systems tutorial residency --rounds 1 --steps 4     a first look
+    python benchmarks/train_speed.py --base-in-bf16               the base's weights rounded to bf16, as hubs have them
     python benchmarks/train_speed.py --picture FILE.png           draws the table besides
     python benchmarks/train_speed.py --device cuda                where there is a GPU (never run by us)
 
 Each peer is installed at the version below from the package index into an environment of its own under --envs, once.
-All go through the same rows as tokens, with the same model, method and number of optimizer steps of as many examples;
-round by round one after another, so that a slow minute of the machine meets them all. Left out of the speed is the
-first step, with what comes before it a column of its own: it holds compilers' work. Their loss is taken by one function
-on the same validation rows. MFU is 6 operations a parameter and token, 4 with LoRA, whose base weights get no gradient,
-over what a matrix product [4096, 4096] in bf16 does, measured before each training.
+All go through the same rows as tokens, with the same model, method, constant learning rate and number of optimizer
+steps of as many examples; round by round one after another, so that a slow minute of the machine meets them all. Left
+out of the speed is the first step, with what comes before it a column of its own: it holds compilers' work. Their loss
+is taken by one function in float32 on the same validation rows, of the weights as they are and of the same in bf16. MFU
+is 6 operations a parameter and token, 4 with LoRA, whose base weights get no gradient, over what a matrix product
+[4096, 4096] in bf16 does, measured before each training.
 
 Residency is the working tree in this interpreter's environment. Every row is printed as soon as its last round is done.
 """
@@ -89,6 +91,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--source", default="clinic", help="data set, as in data.source")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="override of the recipe doctor")
     parser.add_argument("--base", default="smollm2-135m-instruct", help="base model")
+    parser.add_argument("--base-in-bf16", action="store_true", help="round the base's weights to bf16 first")
     parser.add_argument("--steps", type=int, default=5, help="optimizer steps, the first of them not measured")
     parser.add_argument("--examples-per-step", type=int, default=16, help="examples of an optimizer step")
     parser.add_argument("--rounds", type=int, default=3, help="times that each is trained")
@@ -115,6 +118,8 @@ def environment(name: str, folder: Path) -> Path:
 
 def job(arguments: argparse.Namespace, scratch: Path, pythons: dict[str, Path]) -> dict[str, Any]:
     """The rows as tokens, and everything that a training is told."""
+    from published import in_bf16
+
     from residency import models
     from residency.train.setup import examples_of
     from residency.train.steps import places_of
@@ -129,6 +134,8 @@ def job(arguments: argparse.Namespace, scratch: Path, pythons: dict[str, Path]) 
         "train.schedule=constant",
         f"model.base={arguments.base}",
     ]
+    if arguments.base_in_bf16:
+        settings[-1] = f"model.base={in_bf16(arguments.base, scratch / 'published')}"
     run = scratch / "run"
     command = [sys.executable, "-m", "residency", "prepare", "doctor", "--out", str(run)]
     for override in [f"data.source={arguments.source}", *arguments.overrides, *settings]:
@@ -220,11 +227,13 @@ def table(
         parameters = sum(int(file.get_tensor(name).numel()) for name in file.keys())  # noqa: SIM118
     first = next(name for name in arguments.systems if found[name])
     work = parameters * (4 if arguments.method == "lora" else 6)
-    print("| system | tokens/s | against the first | MFU | peak memory | to its first step | validation loss |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| system | tokens/s | against the first | MFU | peak memory | to its first step | validation loss | in bf16 |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for system, runs in found.items():
         if not runs:
-            print(f"| {SYSTEMS[system][1]} | failed, see above | | | | | |")
+            print(f"| {SYSTEMS[system][1]} | failed, see above | | | | | | |")
             continue
         speeds = [speed(one, given) for one in runs]
         ratios = [own / speed(other, given) for own, other in zip(speeds, found[first], strict=False)]
@@ -232,12 +241,16 @@ def table(
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         peak = max(one["peak_bytes"] for one in runs) / 2**30
         start = statistics.median(one["to_first_step"] for one in runs)
-        loss = statistics.median(one["loss"] for one in runs)
+        losses = [middle(runs, name) for name in ("loss", "loss_in_bf16")]
         cells = [SYSTEMS[system][1], f"{statistics.median(speeds):.0f}", spread, f"{mfu:.2f}", f"{peak:.1f} GiB"]
-        print("| " + " | ".join([*cells, f"{start:.0f} s", f"{loss:.4f}"]) + " |", flush=True)
+        print("| " + " | ".join([*cells, f"{start:.0f} s", *losses]) + " |", flush=True)
     for name, reason in NOT_HERE.items():
-        print(f"| {name} | not run: {reason} | | | | | |")
+        print(f"| {name} | not run: {reason} | | | | | | |")
     circumstances(given, arguments, before)
+
+
+def middle(runs: list[dict[str, Any]], name: str) -> str:
+    return f"{statistics.median(one[name] for one in runs):.4f}" if runs[0][name] is not None else "not taken"
 
 
 def picture(
@@ -274,7 +287,9 @@ def untrained(given: dict[str, Any]) -> float:
     """The validation loss (nats) that all begin with."""
     from peer_tools import loaded, validated
 
-    return validated(loaded(given | {"method": "full"})[0], given)
+    loss = validated(loaded(given | {"method": "full"})[0], given)["loss"]
+    assert loss is not None
+    return loss
 
 
 def circumstances(given: dict[str, Any], arguments: argparse.Namespace, before: float) -> None:
@@ -283,8 +298,9 @@ def circumstances(given: dict[str, Any], arguments: argparse.Namespace, before: 
     from residency import environment as here
 
     lengths = sorted(len(row["input_ids"]) for row in given["rows"])
+    base = arguments.base + " in bf16" * arguments.base_in_bf16
     print(
-        f"\n{arguments.method} fine-tuning of {arguments.base}, {arguments.source}: {len(lengths)} rows of "
+        f"\n{arguments.method} fine-tuning of {base}, {arguments.source}: {len(lengths)} rows of "
         f"{lengths[len(lengths) // 2]} tokens in the middle ({lengths[0]} to {lengths[-1]}), {arguments.steps} steps "
         f"of {arguments.examples_per_step}, {arguments.rounds} rounds. {here.describe()['machine']}; "
         f"{torch.get_num_threads()} threads; torch {torch.__version__}; "
