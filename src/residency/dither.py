@@ -18,6 +18,7 @@ import torch
 
 BELOW = 16  # bits of a float32 that bf16 has not
 MAGNITUDE = 0x7FFFFFFF  # of a float32's bits all but the sign
+INFINITE = 0x7F800000
 AT_ONCE = 2**22  # weights
 
 
@@ -48,7 +49,8 @@ def dither_adapted(model: Any) -> tuple[int, int]:
 
 def _draw(bits: torch.Tensor, generator: torch.Generator) -> int:
     """Fill the low bits of float32 [n], seen as int32, up to half of bf16's last one upwards and downwards."""
-    on_grid = ((bits & (2**BELOW - 1)) == 0) & ((bits & MAGNITUDE) != 0)
+    magnitude = bits & MAGNITUDE
+    on_grid = ((bits & (2**BELOW - 1)) == 0) & (magnitude != 0) & (magnitude < INFINITE)
     half = 2 ** (BELOW - 1)
     lots = torch.empty(bits.shape, dtype=torch.int16).random_(1 - half, half, generator=generator)
     bits += lots.to(bits.device) * on_grid

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,22 @@ def test_every_family_gives_the_loss_and_gradients_of_its_plain_layers(family: s
     assert torch.allclose(found, expected, rtol=1e-5)
     for name, gradient in wanted.items():
         assert torch.allclose(own[name], gradient, rtol=1e-3, atol=1e-5), name
+
+
+@needs_compiler
+@pytest.mark.parametrize("users", [False, True])
+def test_pieces_are_kept_in_residencys_cache_unless_the_user_names_a_folder(
+    users: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchs_own = Path(tempfile.gettempdir()) / "torchinductor_somebody"
+    monkeypatch.setenv("RESIDENCY_CACHE", str(tmp_path / "residency"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine" if users else torchs_own))
+    torch.compiler.reset()
+    layers, said = told(make("llama"))
+    loss_of(layers, collate(EXAMPLES, 0))
+    assert not said
+    assert {path.name for path in tmp_path.iterdir()} == {"mine" if users else "residency"}
+    assert not torchs_own.exists()
 
 
 @needs_compiler

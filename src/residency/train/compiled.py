@@ -12,10 +12,12 @@ That batch also goes through the plain layers; where the two don't agree, the pl
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +36,7 @@ ROWS, WIDTH = 11, 23
 BEGINNING = 7  # tokens that its rows begin with
 # Largest relative differences of loss and gradient norm on the batch of a fixed shape.
 AGREE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 0.1)}
+CACHE, TORCHS_OWN = "TORCHINDUCTOR_CACHE_DIR", "torchinductor_"
 CUSTOM = "autograd_cache_allow_custom_autograd_functions"
 Kind = tuple[str, bool, bool]
 
@@ -57,7 +60,7 @@ class CompiledLayers:
         elif environment.compiler() is None:
             self._plain("no C++ compiler is here (g++ or clang++)")
         else:
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(models.cache_folder() / "compiled"))
+            _keep_in_own_cache()
             self.pieces = [(layer, torch.compile(layer._call_impl, dynamic=True)) for layer in layers]
 
     @contextmanager
@@ -136,6 +139,16 @@ class CompiledLayers:
     def _plain(self, reason: str) -> None:
         self.pieces = []
         self.say(f"Layers are not compiled: {reason}")
+
+
+def _keep_in_own_cache() -> None:
+    """Pieces are kept with the built-in models, unless the user names a folder.
+
+    torch has named one itself by now, in the folder for temporary files, which anything may empty.
+    """
+    named = os.environ.get(CACHE)
+    if named is None or (Path(named).parent == Path(tempfile.gettempdir()) and Path(named).name.startswith(TORCHS_OWN)):
+        os.environ[CACHE] = str(models.cache_folder() / "compiled")
 
 
 @contextmanager
