@@ -132,6 +132,7 @@ def job(arguments: argparse.Namespace, scratch: Path, pythons: dict[str, Path]) 
         f"train.evaluate_every={arguments.steps + 1}",
         "train.learning_rate=2e-5" if arguments.method == "full" else "train.learning_rate=2e-4",
         "train.schedule=constant",
+        "train.warmup=0",
         f"model.base={arguments.base}",
     ]
     if arguments.base_in_bf16:

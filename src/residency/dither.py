@@ -20,26 +20,31 @@ BELOW = 16  # bits of a float32 that bf16 has not
 MAGNITUDE = 0x7FFFFFFF  # of a float32's bits all but the sign
 INFINITE = 0x7F800000
 AT_ONCE = 2**22  # weights
+CHANCE = 1e-3  # share of a matrix; of numbers of any kind 1 in 65,536 is one of bf16
 
 
 def dither(weights: Iterable[tuple[str, torch.Tensor]]) -> tuple[int, int]:
     """Draw the bits below bf16's in float32 matrices, in place, where all are zero; numbers that are 0 stay it.
 
-    The draw depends on a weight's name alone, so that it is the same each time. Vectors are left out: training doesn't
-    round them.
+    The draw depends on a weight's name alone, so that it is the same each time. Left out are vectors, which training
+    doesn't round, and matrices that are on bf16's grid nowhere but by chance.
 
     Returns:
-        How many weights were on bf16's grid, and how many there are in the matrices.
+        How many weights were drawn for, and how many there are in float32 matrices.
     """
-    found = count = 0
+    drawn = count = 0
     for name, weight in weights:
         if weight.dtype != torch.float32 or weight.dim() < 2 or not weight.is_contiguous():
             continue
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        pieces = weight.detach().view(torch.int32).view(-1).split(AT_ONCE)
+        found = sum(int(_on_grid(piece).sum()) for piece in pieces)
         count += weight.numel()
-        for piece in weight.detach().view(torch.int32).view(-1).split(AT_ONCE):
-            found += _draw(piece, generator)
-    return found, count
+        if found > CHANCE * weight.numel():
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            for piece in pieces:
+                _draw(piece, generator)
+            drawn += found
+    return drawn, count
 
 
 def dither_adapted(model: Any) -> tuple[int, int]:
@@ -47,11 +52,14 @@ def dither_adapted(model: Any) -> tuple[int, int]:
     return dither((name, part.base_layer.weight) for name, part in model.named_modules() if hasattr(part, "base_layer"))
 
 
-def _draw(bits: torch.Tensor, generator: torch.Generator) -> int:
-    """Fill the low bits of float32 [n], seen as int32, up to half of bf16's last one upwards and downwards."""
+def _on_grid(bits: torch.Tensor) -> torch.Tensor:
     magnitude = bits & MAGNITUDE
-    on_grid = ((bits & (2**BELOW - 1)) == 0) & (magnitude != 0) & (magnitude < INFINITE)
+    found: torch.Tensor = ((bits & (2**BELOW - 1)) == 0) & (magnitude != 0) & (magnitude < INFINITE)
+    return found
+
+
+def _draw(bits: torch.Tensor, generator: torch.Generator) -> None:
+    """Fill the low bits of float32 [n], seen as int32, up to half of bf16's last one upwards and downwards."""
     half = 2 ** (BELOW - 1)
     lots = torch.empty(bits.shape, dtype=torch.int16).random_(1 - half, half, generator=generator)
-    bits += lots.to(bits.device) * on_grid
-    return int(on_grid.sum())
+    bits += lots.to(bits.device) * _on_grid(bits)

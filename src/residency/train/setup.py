@@ -29,7 +29,6 @@ COMPILED_FROM = 2e13  # operations of a run: about a minute of two cores, twice 
 COMPILED = ("full", "lora", "freeze", "ia3")
 GPU_TOKENS = 16384
 VALIDATIONS_PER_EPOCH = 2
-NOTABLE = 0.001  # share of weights on bf16's grid from which it is told; of any numbers 1 in 65,536 is
 WAITS = 7200  # seconds that ranks wait for each other: while the first writes a checkpoint, or answers questions
 
 
@@ -144,7 +143,7 @@ def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
 def _dithered(model: Any, progress: Progress) -> None:
     learning = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
     drawn, count = dither(learning)
-    if drawn > NOTABLE * count:
+    if drawn:
         progress.say(
             f"{drawn / count:.0%} of the weights are numbers of bf16: the bits below it are drawn, so that small steps "
             "outlive its rounding (train.dither)"
