@@ -273,15 +273,21 @@ def picture(
         speeds = [speed(one, given) for one in runs]
         left.barh(place, statistics.median(speeds), color=colour, alpha=0.6)
         left.plot(speeds, [place] * len(speeds), "o", color="black", markersize=4)
-        learnt = before - statistics.median(one["loss"] for one in runs)
-        left.text(max(speeds), place, f"  {learnt:.3f} nats learnt", va="center")
+        left.text(max(speeds), place, f"  {learnt(runs, before)}", va="center")
         right.barh(place, max(one["peak_bytes"] for one in runs) / 2**30, color=colour, alpha=0.6)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
-    left.set_xlim(0, 1.4 * max(speed(one, given) for runs in kept.values() for one in runs))
+    left.set_xlim(0, 1.6 * max(speed(one, given) for runs in kept.values() for one in runs))
     left.set_xlabel(f"tokens of real text a second ({arguments.method} fine-tuning of {arguments.base})")
     right.set_xlabel("peak memory, GiB")
     figure.savefig(arguments.picture, dpi=150)
+
+
+def learnt(runs: list[dict[str, Any]], before: float) -> str:
+    """What a system's runs won, in nats, and how much of it the weights hold when they are rounded to bf16."""
+    won, left = (before - statistics.median(one[name] or before for one in runs) for name in ("loss", "loss_in_bf16"))
+    kept = f", {left:.3f} in bf16" if runs[0]["loss_in_bf16"] is not None else ""
+    return f"{won:.3f} nats learnt{kept}"
 
 
 def untrained(given: dict[str, Any]) -> float:
