@@ -126,7 +126,8 @@ def test_what_an_adapter_adds_in_small_steps_outlives_bf16_and_only_its_own_weig
     learnt -= base
     undrawn = recipe.model_copy(update={"train": recipe.train.model_copy(update={"dither": False})})
     stuck = matrices(merge.merged(undrawn, tmp_path / "adapter", examples, 0)[0].bfloat16()) - base
-    model = merge.merged(recipe, tmp_path / "adapter", examples, 0)[0]
+    model, agreement = merge.merged(recipe, tmp_path / "adapter", examples, 0)
+    assert agreement.dithered > 0.99
     moved = matrices(model) - base
     assert torch.equal(moved != 0, learnt != 0)
     assert torch.equal(matrices(models.load_adapted(recipe.model, tmp_path / "adapter")), matrices(model))

@@ -21,7 +21,7 @@ from residency.train.guard import Guard, restore
 from residency.train.objective import objective_of
 from residency.train.planning import Forecast, forecast_here, gib, job_of
 from residency.train.results import Ending, TrainReport, report_of
-from residency.train.setup import WAITS, Setup, arguments, build_model, examples_of, setup_of
+from residency.train.setup import WAITS, Setup, arguments, build_model, dithered, examples_of, setup_of
 from residency.train.steps import places_of
 from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
@@ -205,6 +205,8 @@ def _save(
             trainer.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=start, **given)
         _let_go(trainer, whole=weights is None)
         model, agreement = merge.merged(recipe, adapter, examples, trainer.pad_id)
+        if agreement.dithered:
+            trainer.tell(dithered(agreement.dithered, "under the adapter "))
     model.generation_config.eos_token_id = prompt.stop_ids
     model.generation_config.pad_token_id = prompt.tokenizer.pad_token_id
     with replacing(run.path("model")) as folder, models.quiet_libraries():

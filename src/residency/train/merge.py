@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ class Agreement:
     """How far the logits of the saved model are from those of base and adapter, in float32 on the last tokens of some
     examples of the run.
 
-    `largest` is the largest difference of any logit, as a share of the logits' standard deviation.
+    `largest` is the largest difference of any logit, as a share of the logits' standard deviation; `dithered` the share
+    of the weights under the adapter whose bits below bf16's were drawn before (`residency.dither`), in both.
     """
 
     examples: int
     tokens: int
     largest: float
     bound: float = BOUND
+    dithered: float = 0.0
 
 
 def merged(recipe: Recipe, adapter: Path, examples: Sequence[Example], pad_id: int) -> tuple[Any, Agreement]:
@@ -49,8 +51,7 @@ def merged(recipe: Recipe, adapter: Path, examples: Sequence[Example], pad_id: i
     with models.quiet_libraries():
         base = quantised.unpacked(recipe.model) if train.method == "qlora" else models.load_base(recipe.model)
         adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
-        if train.dither:
-            dither_adapted(adapted)
+        drawn, count = dither_adapted(adapted) if train.dither else (0, 0)
         expected = _logits(adapted, batch)
         if train.method == "prompt-tuning":
             model: Any = virtual.put_before(adapted.get_base_model(), virtual.read(adapter))
@@ -64,7 +65,7 @@ def merged(recipe: Recipe, adapter: Path, examples: Sequence[Example], pad_id: i
             f"at most {found.bound:g}",
             f"the adapter lies in {adapter}; train it with precision fp32 or at a lower learning rate",
         )
-    return model, found
+    return model, replace(found, dithered=drawn / max(count, 1))
 
 
 def agreement(expected: torch.Tensor, found: torch.Tensor, examples: int) -> Agreement:

@@ -136,18 +136,19 @@ def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
     torch.manual_seed(section.seed)
     model = adapters.attach(load(recipe.model, dtype, attention, progress), section)
     if section.dither and section.method in adapters.WHOLE:
-        _dithered(model, progress)
+        learning = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+        drawn, count = dither(learning)
+        if drawn:
+            progress.say(dithered(drawn / count))
     return model
 
 
-def _dithered(model: Any, progress: Progress) -> None:
-    learning = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-    drawn, count = dither(learning)
-    if drawn:
-        progress.say(
-            f"{drawn / count:.0%} of the weights are numbers of bf16: the bits below it are drawn, so that small steps "
-            "outlive its rounding (train.dither)"
-        )
+def dithered(share: float, which: str = "") -> str:
+    """What a run says of weights whose lower bits were drawn."""
+    return (
+        f"{share:.0%} of the weights {which}are numbers of bf16: the bits below it are drawn, so that small steps "
+        "outlive its rounding (train.dither)"
+    )
 
 
 def validated_every(section: TrainSection, setup: Setup) -> int:
