@@ -47,11 +47,13 @@ def clock_peak() -> int:
 def residency(given: Given, clock: Clock, compile: bool = True, settings: Sequence[str] = ()) -> Losses:
     """`residency train` on the run that the rows were taken from."""
     from residency.models import load_prompt
+    from residency.recipe import Recipe
     from residency.train import fit
-    from residency.workspace import Run
+    from residency.workspace import RECIPE, Run
 
     run = Run.open(given["run"])
-    recipe = run.load_recipe([*given["settings"], f"train.compile={json.dumps(compile)}", *settings])
+    overrides = [*given["settings"], f"train.compile={json.dumps(compile)}", *settings]
+    recipe = Recipe.load(run.folder / RECIPE, overrides)  # and not the run's own way, which keeps them for the next
     kept: dict[str, Any] = {}
     fit._save = lambda trainer, *_: kept.setdefault("model", trainer.model) and None  # nothing is merged or written
     fit.train(recipe, run, load_prompt(recipe), callbacks=[clock.callback()])

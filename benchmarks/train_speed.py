@@ -277,7 +277,7 @@ def picture(
         right.barh(place, max(one["peak_bytes"] for one in runs) / 2**30, color=colour, alpha=0.6)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
-    left.set_xlim(0, 1.6 * max(speed(one, given) for runs in kept.values() for one in runs))
+    left.set_xlim(0, 2 * max(speed(one, given) for runs in kept.values() for one in runs))
     left.set_xlabel(f"tokens of real text a second ({arguments.method} fine-tuning of {arguments.base})")
     right.set_xlabel("peak memory, GiB")
     figure.savefig(arguments.picture, dpi=150)
