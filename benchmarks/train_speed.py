@@ -125,6 +125,7 @@ def job(arguments: argparse.Namespace, scratch: Path, pythons: dict[str, Path]) 
     from residency.train.steps import places_of
     from residency.workspace import Run
 
+    base = in_bf16(arguments.base, scratch / "published") if arguments.base_in_bf16 else arguments.base
     settings = [
         f"train.method={arguments.method}",
         f"train.max_steps={arguments.steps}",
@@ -133,10 +134,8 @@ def job(arguments: argparse.Namespace, scratch: Path, pythons: dict[str, Path]) 
         "train.learning_rate=2e-5" if arguments.method == "full" else "train.learning_rate=2e-4",
         "train.schedule=constant",
         "train.warmup=0",
-        f"model.base={arguments.base}",
+        f"model.base={base}",
     ]
-    if arguments.base_in_bf16:
-        settings[-1] = f"model.base={in_bf16(arguments.base, scratch / 'published')}"
     run = scratch / "run"
     command = [sys.executable, "-m", "residency", "prepare", "doctor", "--out", str(run)]
     for override in [f"data.source={arguments.source}", *arguments.overrides, *settings]:
@@ -285,9 +284,10 @@ def picture(
 
 def learnt(runs: list[dict[str, Any]], before: float) -> str:
     """What a system's runs won, in nats, and how much of it the weights hold when they are rounded to bf16."""
-    won, left = (before - statistics.median(one[name] or before for one in runs) for name in ("loss", "loss_in_bf16"))
-    kept = f", {left:.3f} in bf16" if runs[0]["loss_in_bf16"] is not None else ""
-    return f"{won:.3f} nats learnt{kept}"
+    said = f"{before - statistics.median(one['loss'] for one in runs):.3f} nats learnt"
+    if runs[0]["loss_in_bf16"] is None:
+        return said
+    return f"{said}, {before - statistics.median(one['loss_in_bf16'] for one in runs):.3f} in bf16"
 
 
 def untrained(given: dict[str, Any]) -> float:
