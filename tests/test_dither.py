@@ -16,6 +16,7 @@ from residency.recipe import Recipe
 from residency.sections import LoraSection
 from residency.train import merge
 from residency.train.adapters import attach_lora
+from residency.workspace import Run
 
 
 def on_grid(rows: int = 256, columns: int = 256) -> torch.Tensor:
@@ -102,6 +103,7 @@ def test_what_full_training_learns_in_small_steps_outlives_bf16(
         folder = tmp_path / str(drawn) / "model"
         moves[drawn] = [matrices(models.load_tuned(folder, dtype)) - base for dtype in (None, torch.bfloat16)]
         assert any("are numbers of bf16" in line for line in lines) == drawn
+        assert (Run.open(tmp_path / str(drawn)).read_json("train.json", "train")["dithered"] > 0.99) == drawn
     learnt = moves[False][0]
     assert seen(moves[False][1], learnt) < 0.5
     assert seen(moves[True][1], learnt) == pytest.approx(1.0, abs=0.15)

@@ -19,7 +19,7 @@ from residency.errors import UserError
 from residency.progress import Progress, Silent
 from residency.prompts import Prompt
 from residency.recipe import Recipe
-from residency.train.setup import arguments, build_model, setup_of
+from residency.train.setup import arguments, build_model, dither_learning, setup_of
 from residency.train.trainer import ResidencyTrainer
 from residency.workspace import Run
 
@@ -69,8 +69,10 @@ def find_learning_rate(recipe: Recipe, run: Run, prompt: Prompt, progress: Progr
     with tempfile.TemporaryDirectory() as scratch, models.quiet_libraries():
         options = arguments(recipe, Run(Path(scratch)), setup, validated=False)
         options.learning_rate, options.save_strategy, options.report_to = LOWEST, "no", []
+        model = build_model(recipe, setup, progress)
+        dither_learning(model, recipe.train, progress)
         trainer = ResidencyTrainer(
-            model=build_model(recipe, setup, progress),
+            model=model,
             args=options,
             train_dataset=examples,
             validation=[],

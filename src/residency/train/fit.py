@@ -21,7 +21,16 @@ from residency.train.guard import Guard, restore
 from residency.train.objective import objective_of
 from residency.train.planning import Forecast, forecast_here, gib, job_of
 from residency.train.results import Ending, TrainReport, report_of
-from residency.train.setup import WAITS, Setup, arguments, build_model, dithered, examples_of, setup_of
+from residency.train.setup import (
+    WAITS,
+    Setup,
+    arguments,
+    build_model,
+    dither_learning,
+    examples_of,
+    say_dithered,
+    setup_of,
+)
 from residency.train.steps import places_of
 from residency.train.stopping import told_plainly
 from residency.train.trainer import Counts, Recorder, ResidencyTrainer
@@ -61,7 +70,7 @@ def train(
         checkpoint = loop.resumable(run, progress) if resume else None
         begun = start.find(recipe, run) if checkpoint is None else None
         forecast = _foreseen(recipe, setup, examples, validation, progress)
-        model = _begin(recipe, begun, setup, progress)
+        model, dithered = _begin(recipe, begun, setup, progress)
         continued_from = _continued_from(checkpoint, begun)
         if checkpoint is None:
             run.forget(checkpoints.FOLDER)  # of an earlier training: this one must not go on from them
@@ -84,7 +93,7 @@ def train(
         ending = _go(trainer, recipe, run, progress, checkpoint)
         preference = objective.measured(trainer)
         agreement = _save(trainer, recipe, run, prompt, validation or examples)
-        report = report_of(trainer, setup, forecast, ending, agreement)
+        report = report_of(trainer, setup, forecast, ending, agreement, dithered=dithered)
         made_from = origin.made_from(origin.of_model(recipe.model), recipe.train.seed)
         report = replace(report, continued_from=continued_from, preference=preference, made_from=made_from)
         run.write_json("train.json", asdict(report))
@@ -132,14 +141,14 @@ def _foreseen(
     return forecast
 
 
-def _begin(recipe: Recipe, begun: start.Start | None, setup: Setup, progress: Progress) -> Any:
-    """The model to train, with the weights of an earlier training where the recipe names one."""
-    if begun is None:
-        return build_model(recipe, setup, progress)
-    progress.say(f"Training goes on from the {begun.kind} in {begun.folder}")
-    model = build_model(begun.under(recipe), setup, progress)
-    begun.fill(model, recipe)
-    return model
+def _begin(recipe: Recipe, begun: start.Start | None, setup: Setup, progress: Progress) -> tuple[Any, float]:
+    """The model to train, with the weights of an earlier training where the recipe names one, and what is dithered."""
+    if begun:
+        progress.say(f"Training goes on from the {begun.kind} in {begun.folder}")
+    model = build_model(begun.under(recipe) if begun else recipe, setup, progress)
+    if begun:
+        begun.fill(model, recipe)
+    return model, dither_learning(model, recipe.train, progress)
 
 
 def _continued_from(checkpoint: Path | None, begun: start.Start | None) -> dict[str, Any] | None:
@@ -205,8 +214,7 @@ def _save(
             trainer.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=start, **given)
         _let_go(trainer, whole=weights is None)
         model, agreement = merge.merged(recipe, adapter, examples, trainer.pad_id)
-        if agreement.dithered:
-            trainer.tell(dithered(agreement.dithered, "under the adapter "))
+        say_dithered(agreement.dithered, trainer.tell, "under the adapter ")
     model.generation_config.eos_token_id = prompt.stop_ids
     model.generation_config.pad_token_id = prompt.tokenizer.pad_token_id
     with replacing(run.path("model")) as folder, models.quiet_libraries():

@@ -37,7 +37,8 @@ class TrainReport:
     Where a fault stopped it, `stopped_by` names the finding, and the model is that of `restored_step`. `preference` has
     the settings of DPO, and what the model prefers of held-out pairs before and after (`rewards.compared`). `ranks` is
     how many processes trained together; seconds and memory are those of the first. `made_from` names the base model's
-    files by hash, the seed and the versions.
+    files by hash, the seed and the versions. `dithered` is the share of the weights that learn, or lie under the
+    adapter, whose bits below bf16's were drawn (`residency.dither`).
     """
 
     method: str
@@ -72,6 +73,7 @@ class TrainReport:
     compiled: bool = False
     ranks: int = 1
     made_from: dict[str, Any] | None = None
+    dithered: float = 0.0
 
 
 def finished(run: Run) -> TrainReport | None:
@@ -88,7 +90,13 @@ def finished(run: Run) -> TrainReport | None:
 
 
 def report_of(
-    trainer: ResidencyTrainer, setup: Setup, forecast: Forecast, ending: Ending, agreement: Agreement | None
+    trainer: ResidencyTrainer,
+    setup: Setup,
+    forecast: Forecast,
+    ending: Ending,
+    agreement: Agreement | None,
+    *,
+    dithered: float,
 ) -> TrainReport:
     """What a training that has come to its end took and reached."""
     metrics, stopped = ending.metrics, ending.stopped
@@ -113,6 +121,7 @@ def report_of(
         stopped_early=steps < forecast.steps,
         diagnosis=ending.diagnosis,
         merge=agreement,
+        dithered=agreement.dithered if agreement else dithered,
         summary=forecast.as_dict(),
         environment=environment.describe(),
         compiled=bool(trainer.layers and trainer.layers.pieces),

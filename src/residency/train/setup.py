@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,21 +134,28 @@ def build_model(recipe: Recipe, setup: Setup, progress: Progress) -> Any:
         quantised.need("train.optimizer adamw-8bit", setup.device)
     load = quantised.load_packed if section.method == "qlora" else models.load_base
     torch.manual_seed(section.seed)
-    model = adapters.attach(load(recipe.model, dtype, attention, progress), section)
-    if section.dither and section.method in adapters.WHOLE:
-        learning = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-        drawn, count = dither(learning)
-        if drawn:
-            progress.say(dithered(drawn / count))
-    return model
+    return adapters.attach(load(recipe.model, dtype, attention, progress), section)
 
 
-def dithered(share: float, which: str = "") -> str:
-    """What a run says of weights whose lower bits were drawn."""
-    return (
-        f"{share:.0%} of the weights {which}are numbers of bf16: the bits below it are drawn, so that small steps "
-        "outlive its rounding (train.dither)"
-    )
+def dither_learning(model: Any, section: TrainSection, progress: Progress) -> float:
+    """Draw the lower bits of weights that are to learn (`residency.dither`), say so, and return their share.
+
+    An adapter's are no numbers of bf16; those under it are drawn when it is merged.
+    """
+    if not section.dither or section.method in adapters.ON_A_BASE:
+        return 0.0
+    drawn, count = dither((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+    say_dithered(drawn / max(count, 1), progress.say)
+    return drawn / max(count, 1)
+
+
+def say_dithered(share: float, say: Callable[[str], None], which: str = "") -> None:
+    """Tell, where there are any, of weights whose lower bits were drawn."""
+    if share:
+        say(
+            f"{share:.0%} of the weights {which}are numbers of bf16: the bits below it are drawn, so that small steps "
+            "outlive its rounding (train.dither)"
+        )
 
 
 def validated_every(section: TrainSection, setup: Setup) -> int:
