@@ -6,7 +6,8 @@
 
 A way is what is done and how many tokens go through at once: `plain` (head and cross-entropy apart), `fused` (both in
 one, the logits in pieces), `compiled` (fused, the layers by torch.compile), `packed` (compiled, rows end to end),
-`in-place` (packed, gradients of embeddings and head added where they are). Each is a model of its own in memory. The
+`in-place` (packed, gradients of embeddings and head added where they are), `int8` (in-place, products of the layers'
+backward pass in 8-bit integers). Each is a model of its own in memory. The
 optimizer and the clipping are the same. Ratios are to the first way, step by step.
 """
 
@@ -36,7 +37,7 @@ from residency.train.packed import Packing
 from residency.train.setup import Setup, build_model, examples_of, setup_of
 from residency.workspace import Run
 
-WAYS = ("plain", "fused", "compiled", "packed", "in-place")  # each has what those before it have
+WAYS = ("plain", "fused", "compiled", "packed", "in-place", "int8")  # each has what those before it have
 WARM = 2  # steps before the measured ones
 
 
@@ -49,8 +50,8 @@ class Way:
         self.model = build_model(recipe, setup, Silent()).train()
         self.learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.learning, lr=1e-4, fused=True)
-        self.compiles, self.packs, self.adds = (WAYS.index(kind) >= place for place in (2, 3, 4))
-        self.layers = CompiledLayers(self.model, print, bf16=self.bf16) if self.compiles else None
+        self.compiles, self.packs, self.adds, int8 = (WAYS.index(kind) >= place for place in (2, 3, 4, 5))
+        self.layers = CompiledLayers(self.model, print, bf16=self.bf16, int8=int8) if self.compiles else None
         self.packing = Packing(self.model, print) if self.packs else None
         self.speeds: list[float] = []
         self.losses: list[float] = []

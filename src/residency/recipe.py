@@ -195,6 +195,7 @@ class TrainSection(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="bf16 where the processor has it")
     dither: bool = Field(True, description="draw the bits below bf16's, so that small steps outlive its rounding")
     compile: Literal["auto"] | bool = Field("auto", description="torch.compile the layers; auto: in long runs on a CPU")
+    int8: Literal["auto"] | bool = Field("auto", description="backward pass in 8-bit integers; auto: compiled, on VNNI")
     evaluate_every: int = Field(0, ge=0, description="steps between validations and checkpoints; 0: two an epoch")
     patience: int = Field(0, ge=0, description="stop after this many validations without a better one; 0: never")
     best_by: Literal["loss", "rouge-l", "chrf", "stops"] = Field(

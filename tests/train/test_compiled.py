@@ -19,7 +19,7 @@ from residency.loss import summed_loss, token_losses
 from residency.progress import Silent
 from residency.prompts import Example
 from residency.recipe import Recipe
-from residency.train import compiled
+from residency.train import compiled, int8
 from residency.train.compiled import CompiledLayers, repeated
 from residency.train.packed import Packing
 from residency.workspace import Run, sha256
@@ -173,11 +173,14 @@ def test_each_kind_of_batch_is_shown_one_of_a_fixed_shape_first(monkeypatch: pyt
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("back", [False, True])  # through the layers in int8
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])  # packed in a grid, and gone through row by row
 def test_a_training_that_was_stopped_and_begins_with_other_shapes_ends_in_the_same_bits(
-    small_recipe: dict[str, Any], tmp_path: Path, attention: str
+    small_recipe: dict[str, Any], tmp_path: Path, attention: str, monkeypatch: pytest.MonkeyPatch, *, back: bool
 ) -> None:
+    monkeypatch.setattr(int8, "LEAST", 8)
     settings = {"compile": True, "tokens_per_batch": 128, "evaluate_every": 2, "max_steps": 8, "method": "full"}
+    settings |= {"int8": back}
     model = {**small_recipe["model"], "attention": attention}
     recipe = Recipe.parse({**small_recipe, "model": model, "train": {**small_recipe["train"], **settings}})
     weights = []
@@ -188,6 +191,7 @@ def test_a_training_that_was_stopped_and_begins_with_other_shapes_ends_in_the_sa
             torch._dynamo.reset()  # a new process knows no pieces
             with nullcontext() if stop is None else pytest.raises(Interrupted):
                 pipeline.train(recipe, folder, StopsAt(stop) if stop else Silent(), resume=number > 0)
-        assert Run.open(folder).read_json("train.json", "train")["compiled"]
+        report = Run.open(folder).read_json("train.json", "train")
+        assert (report["compiled"], report["int8"]) == (True, back)
         weights.append(sha256(folder / "model" / "model.safetensors"))
     assert weights[0] == weights[1]

@@ -260,6 +260,7 @@ def test_train_json_counts_what_went_through_the_model(small_recipe: dict[str, A
         "diagnosis", "stopped_by", "stopped_at", "restored_step", "merge", "summary", "environment",
         "best_by", "best_value", "averaged", "averaged_validation_loss", "preference",
         "continued_from", "forecast", "compiled", "ranks", "made_from", "dithered",
+        "int8",
     }  # fmt: skip
     prompt = Prompt.build(run.recipe.prompt, AutoTokenizer.from_pretrained(run.folder / "model"))
     examples = [prompt.example(dialogue.question, dialogue.answer) for dialogue in run.dialogues("train")]

@@ -28,17 +28,20 @@ from residency import environment, models
 from residency.errors import reason_of
 from residency.loss import summed_loss
 from residency.packing import BY_ROW, drops, pack
+from residency.train.int8 import backward, fitting
 from residency.train.stopping import is_memory
 
 # Of the batch of a fixed shape: numbers that no model has, or a compiler takes one for the other and makes the piece
 # for that number alone (40 was the size of a small model's heads).
 ROWS, WIDTH = 11, 23
 BEGINNING = 7  # tokens that its rows begin with
-# Largest relative differences of loss and gradient norm on the batch of a fixed shape.
-AGREE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 0.1)}
+# Largest relative differences of loss and gradient norm on the batch of a fixed shape, and what the cosine between the
+# gradients may be short of 1.
+AGREE = {torch.float32: (1e-4, 1e-3, 1e-3), torch.bfloat16: (1e-2, 0.1, 0.05)}
 CACHE, TORCHS_OWN = "TORCHINDUCTOR_CACHE_DIR", "torchinductor_"
 CUSTOM = "autograd_cache_allow_custom_autograd_functions"
 Kind = tuple[str, bool, bool]
+Passed = tuple[float, list[torch.Tensor]]  # loss and gradients
 
 
 class CompiledLayers:
@@ -47,14 +50,15 @@ class CompiledLayers:
     `say` hears once why nothing is compiled, where that is so.
     """
 
-    def __init__(self, model: Any, say: Callable[[str], None], *, bf16: bool = False) -> None:
-        """`bf16`: training steps compute in it."""
+    def __init__(self, model: Any, say: Callable[[str], None], *, bf16: bool = False, int8: bool = False) -> None:
+        """`bf16`: training steps compute in it. `int8`: products of the backward pass do (`residency.train.int8`)."""
         self.model, self.say = model, say
         self.bounds = AGREE[torch.bfloat16 if bf16 else torch.float32]
         self.ready: set[Kind] = set()
         self.seconds = 0.0
         self.pieces: list[tuple[Any, Any]] = []  # each layer, and what calls it compiled
         layers = repeated(model)
+        self.products = fitting(layers) if int8 else []
         if not layers:
             self._plain("the model doesn't name the layers that it repeats")
         elif environment.compiler() is None:
@@ -81,7 +85,7 @@ class CompiledLayers:
         for layer, piece in self.pieces:
             layer._compiled_call_impl = piece
         try:
-            with warnings.catch_warnings(), _settings():
+            with warnings.catch_warnings(), _settings(), backward(self.products):
                 warnings.filterwarnings("ignore", module="torch")  # what torch.compile tells its developers
                 yield
         finally:
@@ -112,16 +116,28 @@ class CompiledLayers:
                 raise
             self._plain(reason_of(error))
             return
-        if not drops(self.model):
-            self._compare(self._go(batch), found)
+        if drops(self.model):
+            return
+        loss, norm, cosine = apart = self._apart(found, self._go(batch))
+        if all(far <= bound for far, bound in zip(apart, self.bounds, strict=True)):
+            return
+        if self.products:
+            self.products = []
+            self.say(f"The backward pass stays out of int8: there, its cosine with the plain one is {1 - cosine:.3f}")
+            self._prepare(batch)
+        else:
+            self._plain(f"loss and gradient are {loss:.2%} and {norm:.2%} from those of plain ones")
 
-    def _compare(self, plain: tuple[float, float], found: tuple[float, float]) -> None:
-        apart = [abs(b - a) / max(abs(a), 1e-9) for a, b in zip(plain, found, strict=True)]
-        if not all(far <= bound for far, bound in zip(apart, self.bounds, strict=True)):
-            self._plain(f"loss and gradient are {apart[0]:.2%} and {apart[1]:.2%} from those of plain ones")
+    def _apart(self, found: Passed, plain: Passed) -> tuple[float, float, float]:
+        """How far they are from each other, in the measures that `AGREE` bounds."""
+        (own, gradients), (wanted, theirs) = found, plain
+        one, other = (float(torch.nn.utils.get_total_norm(each)) for each in (gradients, theirs))
+        both = sum(float((left * right).sum()) for left, right in zip(gradients, theirs, strict=True))
+        cosine = both / max(one * other, 1e-30)
+        return abs(own - wanted) / max(abs(wanted), 1e-9), abs(one - other) / max(other, 1e-9), 1 - cosine
 
-    def _go(self, batch: dict[str, Any]) -> tuple[float, float]:
-        """Loss and gradient norm; gradients that are there stay as they are, and so do the random numbers."""
+    def _go(self, batch: dict[str, Any]) -> Passed:
+        """Loss and gradients; gradients that are there stay as they are, and so do the random numbers."""
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         kept = [parameter.grad for parameter in learning]
         for parameter in learning:
@@ -130,8 +146,7 @@ class CompiledLayers:
             with torch.random.fork_rng():
                 loss = summed_loss(self.model, batch)
                 loss.backward()
-            norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
-            return float(loss.detach()), float(norm)
+            return float(loss.detach()), [p.grad for p in learning if p.grad is not None]
         finally:
             for parameter, gradient in zip(learning, kept, strict=True):
                 parameter.grad = gradient

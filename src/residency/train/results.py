@@ -71,6 +71,7 @@ class TrainReport:
     preference: dict[str, Any] | None = None
     forecast: dict[str, dict[str, float]] = field(default_factory=dict)
     compiled: bool = False
+    int8: bool = False
     ranks: int = 1
     made_from: dict[str, Any] | None = None
     dithered: float = 0.0
@@ -125,6 +126,7 @@ def report_of(
         summary=forecast.as_dict(),
         environment=environment.describe(),
         compiled=bool(trainer.layers and trainer.layers.pieces),
+        int8=bool(trainer.layers and trainer.layers.pieces and trainer.layers.products),
         forecast=_against(forecast, metrics[-1]["seconds"], peak_memory(device)),
         ranks=ranks.world(),
         **(asdict(stopped) if stopped else ending.chosen),

@@ -42,12 +42,14 @@ class Setup:
     steps_per_epoch: int
     tokens_per_batch: int
     compiled: bool = False  # the layers, by torch.compile
+    int8: bool = False  # the backward pass through them
     packs: bool = False  # rows laid end to end, where the model allows it
 
     @property
     def going(self) -> dict[str, Any]:
         """How a ResidencyTrainer is to go through a step."""
-        return {"tokens_per_batch": self.tokens_per_batch, "compiles": self.compiled, "packs": self.packs}
+        ways = {"compiles": self.compiled, "int8": self.int8, "packs": self.packs}
+        return {"tokens_per_batch": self.tokens_per_batch, **ways}
 
 
 def setup_of(recipe: Recipe, lengths: Sequence[int]) -> Setup:
@@ -59,15 +61,30 @@ def setup_of(recipe: Recipe, lengths: Sequence[int]) -> Setup:
     fast = "bf16" if models.computes_bf16() else "fp32"
     steps, steps_per_epoch = steps_of(section, len(lengths))
     compiled = compiles(recipe, device, lengths, steps)
+    precision = fast if section.precision == "auto" else section.precision
     return Setup(
-        precision=fast if section.precision == "auto" else section.precision,
+        precision=precision,
         device=device,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
         tokens_per_batch=tokens_at_once(section, device, compiled=compiled),
         compiled=compiled,
+        int8=in_int8(section, device, precision, compiled=compiled),
         packs=packs(section, device),
     )
+
+
+def in_int8(section: TrainSection, device: torch.device, precision: str, *, compiled: bool) -> bool:
+    """Whether the backward pass multiplies in int8: as the recipe says, or where a compiled run in bf16 gains by it.
+
+    Raises:
+        UserError: it is asked for where training does not go through it.
+    """
+    if section.int8 is True and not compiled:
+        raise UserError("train.int8: true where the layers are not compiled", "train.compile: true", "or leave it out")
+    if section.int8 != "auto":
+        return section.int8
+    return compiled and precision == "bf16" and device.type == "cpu" and models.computes_int8()
 
 
 def packs(section: TrainSection, device: torch.device) -> bool:

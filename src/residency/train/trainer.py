@@ -60,14 +60,16 @@ class ResidencyTrainer(CommittedCheckpoints):
         smoothing: float = 0.0,
         muon: bool = False,
         compiles: bool = False,
+        int8: bool = False,
         packs: bool = False,
         tell: Callable[[str], None] = lambda _: None,
         **options: Any,
     ) -> None:
         """`rate` gives the share of the learning rate at a step; `smoothing` is of the labels, in training alone.
 
-        `compiles`: training steps go through compiled layers. `packs`: rows go through end to end. `tell` hears where
-        they can't, and that a step found too little memory, and is gone through in smaller micro-batches.
+        `compiles`: training steps go through compiled layers, `int8`: and back in 8-bit integers. `packs`: rows go
+        through end to end. `tell` hears where they can't, and that a step found too little memory, and is gone through
+        in smaller micro-batches.
         """
         even = bool(options["args"].fsdp or options["args"].deepspeed)
         collator = StepCollator(pad_id, tokens_per_batch, ranks.rank(), ranks.world(), even=even)
@@ -76,7 +78,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
         self.rate, self.smoothing, self.muon, self.tell = rate, smoothing, muon, tell
         self.counts, self.heap = Counts(), environment.Heap()
-        self.layers = CompiledLayers(self.model, tell, bf16=self.args.bf16) if compiles else None
+        self.layers = CompiledLayers(self.model, tell, bf16=self.args.bf16, int8=int8) if compiles else None
         self.packing = Packing(self.model, tell) if packs else None
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
 
