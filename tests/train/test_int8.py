@@ -118,7 +118,9 @@ def test_every_family_has_its_loss_and_nearly_its_gradients(family: str) -> None
     found, expected = gradients(model, loss), summed_loss(model, batch)
     wanted = gradients(model, expected)
     assert layers.products
-    assert not said
+    assert len(said) == 1
+    assert said[0].startswith("The backward pass is in int8 (train.int8): its cosine with the plain one is ")
+    assert float(said[0].split()[-1]) > 0.99
     assert torch.allclose(loss, expected, rtol=1e-5)
     for name, gradient in wanted.items():
         assert float((found[name] - gradient).norm() / gradient.norm()) < 0.1, name

@@ -84,6 +84,7 @@ class Job:
     apart: int = 0
     paired: bool = False
     compiled: bool = False
+    int8: bool = False  # the backward pass
     beginning: int | None = None
     in_place: bool = False
     shares: int = 1

@@ -36,12 +36,12 @@ from residency.train.stopping import is_memory
 ROWS, WIDTH = 11, 23
 BEGINNING = 7  # tokens that its rows begin with
 # Largest relative differences of loss and gradient norm on the batch of a fixed shape, and what the cosine between the
-# gradients may be short of 1.
+# layers' gradients may be short of 1.
 AGREE = {torch.float32: (1e-4, 1e-3, 1e-3), torch.bfloat16: (1e-2, 0.1, 0.05)}
 CACHE, TORCHS_OWN = "TORCHINDUCTOR_CACHE_DIR", "torchinductor_"
 CUSTOM = "autograd_cache_allow_custom_autograd_functions"
 Kind = tuple[str, bool, bool]
-Passed = tuple[float, list[torch.Tensor]]  # loss and gradients
+Passed = tuple[float, float, list[torch.Tensor]]  # loss, norm of all gradients, and those inside the layers
 
 
 class CompiledLayers:
@@ -119,25 +119,29 @@ class CompiledLayers:
         if drops(self.model):
             return
         loss, norm, cosine = apart = self._apart(found, self._go(batch))
-        if all(far <= bound for far, bound in zip(apart, self.bounds, strict=True)):
+        fits = all(far <= bound for far, bound in zip(apart, self.bounds, strict=True))
+        if fits and self.products and not self.ready:
+            self.say(f"The backward pass is in int8 (train.int8): its cosine with the plain one is {1 - cosine:.4f}")
+        if fits:
             return
         if self.products:
             self.products = []
-            self.say(f"The backward pass stays out of int8: there, its cosine with the plain one is {1 - cosine:.3f}")
+            self.say(f"The backward pass stays out of int8: there, its cosine with the plain one is {1 - cosine:.4f}")
             self._prepare(batch)
         else:
             self._plain(f"loss and gradient are {loss:.2%} and {norm:.2%} from those of plain ones")
 
     def _apart(self, found: Passed, plain: Passed) -> tuple[float, float, float]:
         """How far they are from each other, in the measures that `AGREE` bounds."""
-        (own, gradients), (wanted, theirs) = found, plain
-        one, other = (float(torch.nn.utils.get_total_norm(each)) for each in (gradients, theirs))
-        both = sum(float((left * right).sum()) for left, right in zip(gradients, theirs, strict=True))
-        cosine = both / max(one * other, 1e-30)
-        return abs(own - wanted) / max(abs(wanted), 1e-9), abs(one - other) / max(other, 1e-9), 1 - cosine
+        loss, norm = (
+            abs(own - wanted) / max(abs(wanted), 1e-9) for own, wanted in zip(found[:2], plain[:2], strict=True)
+        )
+        one, other = (float(torch.nn.utils.get_total_norm(each)) for each in (found[2], plain[2]))
+        both = sum(float((left * right).sum()) for left, right in zip(found[2], plain[2], strict=True))
+        return loss, norm, 1 - both / max(one * other, 1e-30) if found[2] else 0.0  # learnt embeddings are outside
 
     def _go(self, batch: dict[str, Any]) -> Passed:
-        """Loss and gradients; gradients that are there stay as they are, and so do the random numbers."""
+        """What a pass comes to; gradients that are there stay as they are, and so do the random numbers."""
         learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         kept = [parameter.grad for parameter in learning]
         for parameter in learning:
@@ -146,7 +150,10 @@ class CompiledLayers:
             with torch.random.fork_rng():
                 loss = summed_loss(self.model, batch)
                 loss.backward()
-            return float(loss.detach()), [p.grad for p in learning if p.grad is not None]
+            found = [parameter.grad for parameter in learning if parameter.grad is not None]
+            inside = [parameter.grad for layer in repeated(self.model) for parameter in layer.parameters()]
+            norm = float(torch.nn.utils.get_total_norm(found))
+            return float(loss.detach()), norm, [gradient for gradient in inside if gradient is not None]
         finally:
             for parameter, gradient in zip(learning, kept, strict=True):
                 parameter.grad = gradient

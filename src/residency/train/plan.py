@@ -30,13 +30,14 @@ from residency.recipe import Recipe
 from residency.train import fitting, rehearse
 from residency.train.planning import (
     Forecast,
+    faster,
     forecast_here,
     forecast_of,
     job_of,
     memory_measured,
     rates_measured,
 )
-from residency.train.setup import Setup, compiles, examples_of, setup_of, tokens_at_once
+from residency.train.setup import Setup, compiles, examples_of, in_int8, setup_of, tokens_at_once
 from residency.workspace import Run
 
 ASSUMED_ROWS, ASSUMED_TOKENS = 1000, 512
@@ -220,7 +221,7 @@ def elsewhere(recipe: Recipe, given: Examples, others: Sequence[Machine]) -> lis
 def _on(machine: Machine, job: Job, memory: Memory) -> Elsewhere:
     share = efficiency(machine.kind)
     compute = share.compute * machine.peak(job.precision)
-    rates = Rates(compute, share.bandwidth * 1e9 * machine.bandwidth, share.launch)
+    rates = Rates(faster(job) * compute, share.bandwidth * 1e9 * machine.bandwidth, share.launch, forward=compute)
     seconds = times(job, rates, machine.devices)
     energy, cost = energy_and_cost(seconds.total, machine.watts, machine.price, electricity())
     return Elsewhere(
@@ -239,12 +240,14 @@ def _setup_on(recipe: Recipe, given: Examples, machine: Machine) -> Setup:
     section, lengths = recipe.train, [*map(len, given.training)]
     here, device = setup_of(recipe, lengths), torch.device("cpu" if machine.kind == "cpu" else "cuda")
     compiled = compiles(recipe, device, lengths, here.steps)
+    precision = machine.precision if section.precision == "auto" else section.precision
     return replace(
         here,
-        precision=machine.precision if section.precision == "auto" else section.precision,
+        precision=precision,
         device=device,
         tokens_per_batch=tokens_at_once(section, device, compiled=compiled),
         compiled=compiled,
+        int8=in_int8(section, device, precision, compiled=compiled),
     )
 
 

@@ -23,6 +23,7 @@ from residency.train import outline
 from residency.train.setup import Setup, validated_every
 from residency.train.steps import EpochSampler
 
+IN_INT8 = 1.18  # times the work a second of a step whose backward pass is in int8 (benchmarks/RESULTS.md)
 LEAST_COMPILED = 0.3  # of what plain layers have alive: what compiled ones have at least
 COMPILING = 20.0  # seconds that a compiler takes of a run's start, where nothing was measured
 SAMPLED = 1000  # examples that are looked at for what all begin with
@@ -124,6 +125,7 @@ def job_of(
         attention=_attention(recipe, setup.device.type),
         tokens_per_batch=setup.tokens_per_batch,
         compiled=setup.compiled,
+        int8=setup.int8,
         beginning=_beginning(model, examples) if setup.packs and not packing.unfit(model) else None,
         in_place=setup.device.type == "cpu" and section.objective == "sft" and ranks.world() == 1,
         order=tuple(order),
@@ -223,12 +225,19 @@ def rates_here(job: Job, device: torch.device) -> Rates:
     """What this machine will get done, from a matrix product and a copy, and how much of both training reaches."""
     share = efficiency(device.type)
     dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    compute = share.compute * matrix_product_speed(dtype, device)
     return Rates(
-        share.compute * matrix_product_speed(dtype, device),
+        faster(job) * compute,
         share.bandwidth * copy_speed(device),
         share.launch,
         start=COMPILING if job.compiled else 0.0,
+        forward=compute,
     )
+
+
+def faster(job: Job) -> float:
+    """How many times the work a second a step gets done for going back in int8."""
+    return IN_INT8 if job.int8 else 1.0
 
 
 def _attention(recipe: Recipe, device: str) -> str:
