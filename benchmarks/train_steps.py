@@ -7,7 +7,7 @@
 A way is what is done and how many tokens go through at once: `plain` (head and cross-entropy apart), `fused` (both in
 one, the logits in pieces), `compiled` (fused, the layers by torch.compile), `packed` (compiled, rows end to end),
 `in-place` (packed, gradients of embeddings and head added where they are), `int8` (in-place, products of the layers'
-backward pass in 8-bit integers). Each is a model of its own in memory. The
+backward pass in 8-bit integers), `scratch` (int8, logits kept mapped). Each is a model of its own in memory. The
 optimizer and the clipping are the same. Ratios are to the first way, step by step.
 """
 
@@ -27,7 +27,7 @@ import torch
 from residency import environment, models, pipeline
 from residency.batches import collate, cut
 from residency.forecast.speed import matrix_product_speed
-from residency.gradients import added_in_place
+from residency.gradients import Scratch, added_in_place
 from residency.loss import summed_loss, token_losses
 from residency.packing import attention_for
 from residency.progress import Silent
@@ -37,7 +37,7 @@ from residency.train.packed import Packing
 from residency.train.setup import Setup, build_model, examples_of, setup_of
 from residency.workspace import Run
 
-WAYS = ("plain", "fused", "compiled", "packed", "in-place", "int8")  # each has what those before it have
+WAYS = ("plain", "fused", "compiled", "packed", "in-place", "int8", "scratch")  # each has what those before it have
 WARM = 2  # steps before the measured ones
 
 
@@ -50,7 +50,8 @@ class Way:
         self.model = build_model(recipe, setup, Silent()).train()
         self.learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.learning, lr=1e-4, fused=True)
-        self.compiles, self.packs, self.adds, int8 = (WAYS.index(kind) >= place for place in (2, 3, 4, 5))
+        self.compiles, self.packs, self.adds, int8, keeps = (WAYS.index(kind) >= place for place in range(2, 7))
+        self.scratch = Scratch() if keeps else None
         self.layers = CompiledLayers(self.model, print, bf16=self.bf16, int8=int8) if self.compiles else None
         self.packing = Packing(self.model, print) if self.packs else None
         self.speeds: list[float] = []
@@ -65,7 +66,7 @@ class Way:
             width = batch["input_ids"].shape[1]
             self.model.config._attn_implementation = attention_for(self.model.config, width, packs=self.packs)
             packed = self.packing.on(batch) if self.packing else nullcontext(batch)
-            with packed as rows, added_in_place(self.model) if self.adds else nullcontext():
+            with packed as rows, added_in_place(self.model, self.scratch) if self.adds else nullcontext():
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
                     loss = self.loss(rows) / total
                 loss.backward()

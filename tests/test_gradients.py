@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from families import CONFIGS, make
 from residency import gradients
 from residency.batches import collate
-from residency.gradients import added_in_place
+from residency.gradients import Scratch, added_in_place
 from residency.loss import summed_loss
 from residency.prompts import Example
 
@@ -108,3 +108,39 @@ def test_the_model_is_itself_again_outside() -> None:
         raise ZeroDivisionError
     assert "forward" not in vars(model.get_input_embeddings())
     assert not hasattr(model.get_output_embeddings(), "_in_place")
+
+
+def test_the_head_works_in_the_memory_of_the_micro_batch_before_it() -> None:
+    model, scratch = make("llama, tied"), Scratch()
+    found: list[dict[str, torch.Tensor]] = []
+    for kept in (None, scratch):
+        for batch in STEP:
+            with torch.autocast("cpu", torch.bfloat16), added_in_place(model, kept):
+                (summed_loss(model, batch) / 7).backward()
+        found.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        model.zero_grad()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert {name: held.numel() for name, held in scratch.held.items()} == {"weight": 384 * 32, "logits": 7 * 384}
+    assert not hasattr(model.get_output_embeddings(), "_scratch")
+
+
+def test_scratch_memory_is_taken_again_and_grows_and_is_given_back() -> None:
+    scratch, like = Scratch(), torch.zeros(1)
+    first = scratch.take("a", (4, 6), like)
+    assert scratch.take("a", (3, 8), like).data_ptr() == first.data_ptr()
+    assert scratch.take("a", (2, 5), like).shape == (2, 5)
+    assert scratch.take("a", (5, 6), like).shape == (5, 6)
+    assert scratch.take("b", (1, 1), like.bfloat16()).dtype == torch.bfloat16
+    assert scratch.take("b", (1, 1), like).dtype == torch.float32
+    assert {name: held.numel() for name, held in scratch.held.items()} == {"a": 30, "b": 1}
+    scratch.release()
+    assert not scratch.held
+
+
+def test_logits_that_a_second_pass_has_written_over_are_not_learnt_from() -> None:
+    model = make("llama")
+    with added_in_place(model, Scratch()):
+        first = summed_loss(model, STEP[0])
+        summed_loss(model, STEP[1])
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            first.backward()

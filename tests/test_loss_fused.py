@@ -10,6 +10,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from families import CONFIGS, gradients, make
 from residency import loss as losses
 from residency.batches import collate
+from residency.gradients import Scratch
 from residency.loss import _HeadLoss, fused, summed_loss, token_losses
 from residency.prompts import Example
 
@@ -133,6 +134,6 @@ def test_an_autocast_around_the_forward_pass_alone_decides_the_heads_format() ->
 def test_a_target_too_far_away_for_its_probability_has_its_loss() -> None:
     logits, targets = torch.tensor([[150.0, -60.0, 0.0], [1.0, 2.0, 3.0]]), torch.tensor([1, 2])
     wanted = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-    found = _HeadLoss.apply(torch.eye(2), logits.T.contiguous(), None, targets, 0.0, False)
+    found = _HeadLoss.apply(torch.eye(2), logits.T.contiguous(), None, targets, 0.0, False, Scratch())
     assert float(wanted) > 200
     assert torch.allclose(found, wanted)

@@ -17,11 +17,37 @@ from torch.autograd.function import once_differentiable
 IN_CACHE = 2**21  # numbers of a product that are made and added at once
 
 
+class Scratch:
+    """Memory that one micro-batch leaves to the next: large blocks are mapped and cleared once, and not each time."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+        """An uninitialised matrix of that shape, in the format and on the device of `like`."""
+        size = shape[0] * shape[1]
+        held = self.held.pop(name, None)  # let go before a larger one is made, so that both are never there
+        if held is None or held.numel() < size or (held.dtype, held.device) != (like.dtype, like.device):
+            held = None
+            held = like.new_empty(size)
+        self.held[name] = held
+        return held[:size].view(shape)
+
+    def release(self) -> None:
+        """Give it back."""
+        self.held.clear()
+
+
 @contextmanager
-def added_in_place(model: Any) -> Iterator[None]:
-    """Inside this block, forward and backward, for tables that are plain, in one process, and watched by no hook."""
+def added_in_place(model: Any, scratch: Scratch | None = None) -> Iterator[None]:
+    """Inside this block, forward and backward, for tables that are plain, in one process, and watched by no hook.
+
+    `scratch`: what the head's logits, and its weight in their format, are kept in from one micro-batch to the next.
+    """
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     looked_up, multiplied = _fits(embeddings, torch.nn.Embedding), _fits(head, torch.nn.Linear)
+    if head is not None:
+        head._scratch = scratch
     if multiplied:
         head._in_place = True
     if looked_up:
@@ -29,6 +55,8 @@ def added_in_place(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        if head is not None:
+            del head._scratch
         if multiplied:
             del head._in_place
         if looked_up:

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from residency.batches import IGNORED
-from residency.gradients import add_product_to_gradient, add_to_gradient
+from residency.gradients import Scratch, add_product_to_gradient, add_to_gradient
 
 PROBE = 100.0  # the largest logit of the probe
 PIECE = 2**24  # logits that are held at once where the head is frozen: 32 MiB in bf16
@@ -111,8 +111,8 @@ def fused_loss(
         head._changed_after = True
         return None
     hidden = seen["hidden"]
-    in_place = getattr(head, "_in_place", False)
-    loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight, head.bias, targets, smoothing, in_place)  # type: ignore[no-untyped-call]
+    places = getattr(head, "_in_place", False), getattr(head, "_scratch", None) or Scratch()
+    loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight, head.bias, targets, smoothing, *places)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -134,12 +134,13 @@ class _HeadLoss(torch.autograd.Function):
         targets: torch.Tensor,
         smoothing: float,
         in_place: bool,
+        scratch: Scratch,
     ) -> torch.Tensor:
         learns = any(ctx.needs_input_grad)
         whole = learns and any(ctx.needs_input_grad[1:3])
-        cast, added = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+        cast, added = _cast(weight, hidden, scratch), None if bias is None else bias.to(hidden.dtype)
         rows = max(len(hidden) if whole else min(PIECE // len(weight), len(hidden)), 1)
-        logits = hidden.new_empty((rows, len(weight)))
+        logits = scratch.take("logits", (rows, len(weight)), hidden)
         to_hidden = torch.empty_like(hidden) if learns else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), rows):
@@ -173,7 +174,14 @@ class _HeadLoss(torch.autograd.Function):
                 add_to_gradient(parameter, gradient, known)
             elif gradient is not None:
                 found[place] = gradient.to(parameter.dtype) * share
-        return None if to_hidden is None else to_hidden * share, *found, None, None, None
+        return None if to_hidden is None else to_hidden * share, *found, None, None, None, None
+
+
+def _cast(weight: torch.Tensor, hidden: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+    """The head's weight [vocabulary, width] in the format of the hidden states."""
+    if weight.dtype == hidden.dtype:
+        return weight
+    return scratch.take("weight", tuple(weight.shape), hidden).copy_(weight)  # type: ignore[arg-type]
 
 
 def _into_gradient(logits: torch.Tensor, targets: torch.Tensor, smoothing: float, learns: bool) -> torch.Tensor:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from residency import environment, ranks
 from residency.batches import IGNORED, collate, cut
-from residency.gradients import added_in_place
+from residency.gradients import Scratch, added_in_place
 from residency.loss import summed_loss
 from residency.packing import WIDE_PADDED, attention_for
 from residency.prompts import Example
@@ -77,7 +77,7 @@ class ResidencyTrainer(CommittedCheckpoints):
         self.data_collator: Any
         self.validation, self.pad_id, self.tokens_per_batch, self.judge = validation, pad_id, tokens_per_batch, judge
         self.rate, self.smoothing, self.muon, self.tell = rate, smoothing, muon, tell
-        self.counts, self.heap = Counts(), environment.Heap()
+        self.counts, self.heap, self.scratch = Counts(), environment.Heap(), Scratch()
         self.layers = CompiledLayers(self.model, tell, bf16=self.args.bf16, int8=int8) if compiles else None
         self.packing = Packing(self.model, tell) if packs else None
         self.by_length = self.args.device.type == "cpu" and self.model.config._attn_implementation == "eager"
@@ -132,6 +132,7 @@ class ResidencyTrainer(CommittedCheckpoints):
     def _smaller(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """The step's examples cut anew, under half of what its largest micro-batch took."""
         model.zero_grad(set_to_none=True)  # of the micro-batches before the one that failed
+        self.scratch.release()
         environment.give_back_memory()
         if self.args.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -186,6 +187,7 @@ class ResidencyTrainer(CommittedCheckpoints):
     def validation_loss(self, eval_dataset: Any = None) -> float:
         """Mean cross-entropy (nats) of the answer tokens of the validation set, or of other examples."""
         examples = list(eval_dataset) if eval_dataset is not None else list(self.validation)
+        self.scratch.release()
         environment.give_back_memory(collect=False)
         self.model.eval()
         summed = tokens = 0.0
@@ -204,7 +206,7 @@ class ResidencyTrainer(CommittedCheckpoints):
 
     def _in_place(self) -> AbstractContextManager[None]:
         alone = self.args.device.type == "cpu" and self.args.world_size == 1
-        return added_in_place(self.model) if alone else nullcontext()
+        return added_in_place(self.model, self.scratch) if alone else nullcontext()
 
     def _compiled(self, batch: dict[str, Any]) -> AbstractContextManager[None]:
         return self.layers.on(batch) if self.layers else nullcontext()
