@@ -144,6 +144,23 @@ def test_a_direction_that_is_another_is_said_and_left(monkeypatch: pytest.Monkey
     assert said[0].startswith("The backward pass stays out of int8: there, its cosine with the plain one is ")
 
 
+def test_where_int8_cannot_be_compiled_the_layers_still_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "LEAST", 8)
+    monkeypatch.setattr(environment, "compiler", lambda: "c++")
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    model, batch, said = make("llama"), collate(EXAMPLES, 0), []
+
+    def refuses(*_: Any) -> Any:
+        raise RuntimeError("no such product\nand more")
+
+    monkeypatch.setattr(torch, "_int_mm", refuses)
+    layers = CompiledLayers(model, said.append, bf16=True, int8=True)
+    with layers.on(batch):
+        summed_loss(model, batch).backward()
+    assert layers.pieces
+    assert said == ["The backward pass stays out of int8: no such product"]
+
+
 def section(**settings: Any) -> Any:
     return Recipe.parse({"name": "x", "data": {"source": "clinic"}, "train": settings}).train
 

@@ -114,7 +114,7 @@ class CompiledLayers:
         except Exception as error:  # whatever a compiler says, training goes on without it
             if is_memory(error):
                 raise
-            self._plain(reason_of(error))
+            self._fall_back(batch, reason_of(error), reason_of(error))
             return
         if drops(self.model):
             return
@@ -122,14 +122,19 @@ class CompiledLayers:
         fits = all(far <= bound for far, bound in zip(apart, self.bounds, strict=True))
         if fits and self.products and not self.ready:
             self.say(f"The backward pass is in int8 (train.int8): its cosine with the plain one is {1 - cosine:.4f}")
-        if fits:
-            return
+        if not fits:
+            in_int8 = f"there, its cosine with the plain one is {1 - cosine:.4f}"
+            reason = f"loss and gradient are {loss:.2%} and {norm:.2%} from those of plain ones"
+            self._fall_back(batch, in_int8, reason)
+
+    def _fall_back(self, batch: dict[str, Any], in_int8: str, reason: str) -> None:
+        """Out of int8 first, and out of compiled layers if that was not it."""
         if self.products:
             self.products = []
-            self.say(f"The backward pass stays out of int8: there, its cosine with the plain one is {1 - cosine:.4f}")
+            self.say(f"The backward pass stays out of int8: {in_int8}")
             self._prepare(batch)
         else:
-            self._plain(f"loss and gradient are {loss:.2%} and {norm:.2%} from those of plain ones")
+            self._plain(reason)
 
     def _apart(self, found: Passed, plain: Passed) -> tuple[float, float, float]:
         """How far they are from each other, in the measures that `AGREE` bounds."""
