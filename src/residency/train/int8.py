@@ -71,23 +71,24 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        taken = _by_row(hidden.flatten(0, -2).float()) if ctx.needs_input_grad[1] else (None, None)
-        ctx.save_for_backward(weight, *taken)
+        found = torch.nn.functional.linear(hidden, weight, bias)
+        ctx.save_for_backward(weight, hidden.to(found.dtype) if ctx.needs_input_grad[1] else None)
         ctx.format = hidden.dtype
-        return torch.nn.functional.linear(hidden, weight, bias)
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight, taken, taken_scale = ctx.saved_tensors
+        weight, hidden = ctx.saved_tensors
         own = gradient.flatten(0, -2).float()
-        factors, factor_scale = _by_row(weight.float())
-        given, given_scale = _by_row(own * factor_scale.T)
+        factors, output_scale = _by_row(weight.float())
+        small, token_scale = _by_row(own * output_scale.T)
         to_hidden = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
-            to_hidden = torch._int_mm(given, factors) * given_scale
+            to_hidden = torch._int_mm(small, factors) * token_scale
             to_hidden = to_hidden.to(ctx.format).unflatten(0, gradient.shape[:-1])
         if ctx.needs_input_grad[1]:
-            to_weight = _summed(given, taken, given_scale * taken_scale) / factor_scale
+            taken, input_scale = _by_column(hidden.flatten(0, -2).float() * token_scale)
+            to_weight = torch._int_mm(small.T, taken) * input_scale / output_scale
         if ctx.needs_input_grad[2]:
             to_bias = own.sum(0)
         return to_hidden, to_weight, to_bias
@@ -97,18 +98,6 @@ def _by_row(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A matrix of float32 as int8, and the float32 scale of each row [rows, 1]: their product is it, rounded."""
     scale = numbers.abs().amax(1, keepdim=True).clamp_min(TINY) / LARGEST
     return torch.round(numbers * (1 / scale)).to(torch.int8), scale
-
-
-def _summed(left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """left.T @ (scale * right) in float32, of int8 [tokens, outputs] and [tokens, inputs] and scales [tokens, 1].
-
-    The narrower takes the tokens' scales in, and is rounded anew by the scale of each of its columns.
-    """
-    if left.shape[1] < right.shape[1]:
-        small, column = _by_column(left * scale)
-        return torch._int_mm(small.T, right) * column.T
-    small, column = _by_column(right * scale)
-    return torch._int_mm(left.T, small) * column
 
 
 def _by_column(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
