@@ -2,9 +2,10 @@
 
 A padded batch [rows, width] spends work on padding, and as often as it has rows on the prompt's beginning, which the
 template gives to all of them. Laid end to end, each token that has something of its own goes through the layers once.
-Attention alone must know the rows again. That of short rows is the model's own eager one: its queries, keys and values
-are spread to [rows, width] before, and its outcome is collected after it. Where SDPA would be taken, as for long rows,
-attention goes through the rows as they lie (`residency.row_attention`).
+Attention alone must know the rows again. That of short rows goes over a grid: queries, keys and values are spread to
+[rows, width] before, and the outcome is collected after it. Between them is the model's own eager attention, or, where
+that is nothing but products and a softmax, the same with a gradient of its own, which keeps the probabilities alone.
+Where SDPA would be taken, as for long rows, attention goes through the rows as they lie (`residency.row_attention`).
 """
 
 from __future__ import annotations
@@ -178,11 +179,59 @@ def _packed(inner: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """Query, key and value [1, heads, tokens, size]; returns [1, tokens, heads, size]."""
-        rows = [_Spread.apply(x, packed) for x in (query, key, value)]  # type: ignore[no-untyped-call]
-        found, _ = inner(module, *rows, packed.mask.to(query.dtype), **kwargs)
+        kind, each = query.device.type, (query, key, value)
+        if plain := _is_plain(module, each, kwargs):
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+            each = query.to(dtype), key.to(dtype), value.to(dtype)
+        rows = [_Spread.apply(x, packed) for x in each]  # type: ignore[no-untyped-call]
+        if plain:
+            scaling = kwargs.get("scaling")
+            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+            found = _Attended.apply(*rows, packed.mask, scale).transpose(1, 2)  # type: ignore[no-untyped-call]
+        else:
+            found, _ = inner(module, *rows, packed.mask.to(query.dtype), **kwargs)
         return _Collect.apply(found, packed), None  # type: ignore[no-untyped-call]
 
     return attention
+
+
+def _is_plain(module: Any, each: tuple[torch.Tensor, ...], given: dict[str, Any]) -> bool:
+    """Whether attention is two products and a softmax, by what a model hands to it; trying it decides (`Packing`)."""
+    query, key, value = each
+    drops_some = module.training and given.get("dropout")
+    more = any(row_attention.changes(name, one) for name, one in given.items() if name not in {"scaling", "dropout"})
+    return not drops_some and not more and key.shape == value.shape and query.shape[1] % key.shape[1] == 0
+
+
+class _Attended(torch.autograd.Function):
+    """Attention of query [rows, heads, width, size] to key and value, whose heads each serve a group of the queries'.
+
+    `mask` is added to the scores times `scale`. Scores are not kept for the backward pass, and nothing is of float32.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0917  (as torch hands them on)
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        rows, heads, width, size = query.shape
+        shape = rows, key.shape[1], heads // key.shape[1] * width, size
+        asking = query.reshape(shape)
+        scores = (asking @ key.transpose(2, 3)).view(rows, heads, width, width) * scale + mask
+        found = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype).view(*shape[:3], width)
+        ctx.save_for_backward(asking, key, value, found)
+        ctx.scale = scale
+        return (found @ value).view(query.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        asking, key, value, found = ctx.saved_tensors
+        given = gradient.reshape(asking.shape)
+        to_value = found.transpose(2, 3) @ given
+        share = (given @ value.transpose(2, 3)).float()
+        mean = (share * found).sum(-1, keepdim=True)
+        to_scores = ((share - mean) * found * ctx.scale).to(found.dtype)
+        to_query = (to_scores @ key).view(gradient.shape)
+        return to_query, to_scores.transpose(2, 3) @ asking, to_value, None, None
 
 
 class _Spread(torch.autograd.Function):

@@ -67,7 +67,7 @@ def attention(  # noqa: PLR0917  (as transformers hands them on)
     Raises:
         ValueError: the model asks for more than plain attention (a cap on scores, sinks).
     """
-    strange = [name for name, given in others.items() if _changes(name, given)]
+    strange = [name for name, given in others.items() if changes(name, given)]
     if strange or query.shape[-1] != value.shape[-1]:
         reason = ", ".join(strange) or "keys and values of different sizes"
         raise ValueError(f"the attention of this model is of a kind of its own ({reason})")
@@ -173,7 +173,7 @@ def _back(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor | None
 _attend.register_autograd(_back, setup_context=_keep)
 
 
-def _changes(name: str, given: Any) -> bool:
+def changes(name: str, given: Any) -> bool:
     """Whether what a model hands to its attention may change it; other switches are of what it gives besides."""
     if isinstance(given, bool):
         return name == "is_causal" and not given
