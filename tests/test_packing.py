@@ -248,3 +248,37 @@ def test_an_autocast_inside_the_model_is_left_out_while_packing_is_tried(monkeyp
         summed_loss(model, packed)
     assert within
     assert model.forward is with_autocast
+
+
+def test_plain_attention_is_told_from_what_a_model_hands_to_it() -> None:
+    module = torch.nn.Module().train()
+    query, key = torch.zeros(1, 4, 5, 8), torch.zeros(1, 2, 5, 8)
+    each = query, key, key
+    assert packing._is_plain(module, each, {"scaling": 0.3, "dropout": 0.0, "sliding_window": 9, "is_causal": True})
+    assert packing._is_plain(module.eval(), each, {"dropout": 0.1})
+    assert not packing._is_plain(module.train(), each, {"dropout": 0.1})
+    assert not packing._is_plain(module, each, {"softcap": 30.0})
+    assert not packing._is_plain(module, each, {"s_aux": torch.zeros(4)})
+    assert not packing._is_plain(module, each, {"is_causal": False})
+    assert not packing._is_plain(module, (query, key, key[..., :4]), {})
+
+
+@pytest.mark.parametrize("heads", [2, 6])
+def test_attention_over_a_grid_is_torchs_own_and_keeps_its_probabilities_alone(heads: int) -> None:
+    torch.manual_seed(2)
+    query, key, value = (torch.randn(3, n, 7, 4, dtype=torch.float64, requires_grad=True) for n in (heads, 2, 2))
+    mask = torch.full((7, 7), -1e9, dtype=torch.float64).triu(1)
+    given = torch.randn(3, heads, 7, 4, dtype=torch.float64)
+
+    def passed(found: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (found, *torch.autograd.grad((found * given).sum(), (query, key, value)))
+
+    wanted = passed(
+        torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.4, enable_gqa=True)
+    )
+    kept: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(tuple(x.shape)) or x, lambda x: x):
+        found = packing._Attended.apply(query, key, value, mask, 0.4)
+    assert [shape for shape in kept if shape[-1] == 7] == [(3, 2, heads // 2 * 7, 7)]
+    for own, other in zip(passed(found), wanted, strict=True):
+        assert torch.allclose(own, other, atol=1e-6)
