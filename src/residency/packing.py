@@ -179,9 +179,9 @@ def _packed(inner: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """Query, key and value [1, heads, tokens, size]; returns [1, tokens, heads, size]."""
-        kind, each = query.device.type, (query, key, value)
+        each = query, key, value
         if plain := _is_plain(module, each, kwargs):
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+            dtype = row_attention.format_of(value)
             each = query.to(dtype), key.to(dtype), value.to(dtype)
         rows = [_Spread.apply(x, packed) for x in each]  # type: ignore[no-untyped-call]
         if plain:
@@ -206,7 +206,7 @@ def _is_plain(module: Any, each: tuple[torch.Tensor, ...], given: dict[str, Any]
 class _Attended(torch.autograd.Function):
     """Attention of query [rows, heads, width, size] to key and value, whose heads each serve a group of the queries'.
 
-    `mask` is added to the scores times `scale`. Scores are not kept for the backward pass, and nothing is of float32.
+    `mask` is added to the scores times `scale`. For the backward pass scores are not kept, nor anything in float32.
     """
 
     @staticmethod
@@ -227,9 +227,8 @@ class _Attended(torch.autograd.Function):
         asking, key, value, found = ctx.saved_tensors
         given = gradient.reshape(asking.shape)
         to_value = found.transpose(2, 3) @ given
-        share = (given @ value.transpose(2, 3)).float()
-        mean = (share * found).sum(-1, keepdim=True)
-        to_scores = ((share - mean) * found * ctx.scale).to(found.dtype)
+        share = given @ value.transpose(2, 3)
+        to_scores = torch._softmax_backward_data(share, found, -1, found.dtype) * ctx.scale
         to_query = (to_scores @ key).view(gradient.shape)
         return to_query, to_scores.transpose(2, 3) @ asking, to_value, None, None
 

@@ -71,8 +71,7 @@ def attention(  # noqa: PLR0917  (as transformers hands them on)
     if strange or query.shape[-1] != value.shape[-1]:
         reason = ", ".join(strange) or "keys and values of different sizes"
         raise ValueError(f"the attention of this model is of a kind of its own ({reason})")
-    kind = query.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    dtype = format_of(value)
     heads, size = key.shape[1], key.shape[3]
     scale = size**-0.5 if scaling is None else scaling
     asking = (query[0] * scale).to(dtype).unflatten(0, (heads, -1)).transpose(1, 2).flatten(1, 2).contiguous()
@@ -171,6 +170,12 @@ def _back(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor | None
 
 
 _attend.register_autograd(_back, setup_context=_keep)
+
+
+def format_of(value: torch.Tensor) -> torch.dtype:
+    """What products are computed in: the values' own format, or that of an autocast."""
+    kind = value.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
 
 
 def changes(name: str, given: Any) -> bool:

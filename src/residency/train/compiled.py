@@ -123,7 +123,7 @@ class CompiledLayers:
         if fits and self.products and not self.ready:
             self.say(f"The backward pass is in int8 (train.int8): its cosine with the plain one is {1 - cosine:.4f}")
         if not fits:
-            in_int8 = f"there, its cosine with the plain one is {1 - cosine:.4f}"
+            in_int8 = f"there, its cosine with the plain one is {1 - cosine:.4f}, and the loss {loss:.2%} away"
             reason = f"loss and gradient are {loss:.2%} and {norm:.2%} from those of plain ones"
             self._fall_back(batch, in_int8, reason)
 

@@ -38,7 +38,7 @@ class TrainReport:
     the settings of DPO, and what the model prefers of held-out pairs before and after (`rewards.compared`). `ranks` is
     how many processes trained together; seconds and memory are those of the first. `made_from` names the base model's
     files by hash, the seed and the versions. `dithered` is the share of the weights that learn, or lie under the
-    adapter, whose bits below bf16's were drawn (`residency.dither`).
+    adapter, whose bits below bf16's were drawn (`residency.dither`); `int8` says that the backward pass was in it.
     """
 
     method: str

@@ -168,7 +168,7 @@ class ResidencyTrainer(CommittedCheckpoints):
             setattr(self.counts, name, getattr(self.counts, name) + count)
         if self.args.device.type == "cpu":
             self.heap.settle()
-        if not self.args.optim.startswith("adamw"):
+        if self.muon or not self.args.optim.startswith("adamw"):
             self.scratch.release()  # others than AdamW make copies of the largest weight, and find the room there
         compiling = self.layers.take_seconds() if self.layers else 0.0
         self.counts.compile_seconds += compiling
